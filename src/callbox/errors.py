@@ -1,0 +1,155 @@
+"""Every exception that callbox raises.
+
+A mistake of the *model* is never an exception in your code: it is a `ToolResult` with a structured error.
+Exceptions are for mistakes of a program, and for things that the world did.
+
+::
+
+    CallboxError
+    ├── DefinitionError            a tool or a schema is wrong; raised where it is defined     (also ValueError)
+    ├── ConfigurationError         an option, a name or a missing extra                        (also ValueError)
+    ├── ToolError                  raised BY a tool: what to answer the model
+    │   └── Rejected               raised by a tool's check: these arguments make no sense here
+    └── ProviderError              a model API did not answer as asked
+        ├── ProviderAuthError          wrong or missing key
+        ├── ProviderBadRequest         the API refused the request itself
+        │   └── ContextOverflow        more tokens than the model's window
+        ├── ProviderRateLimited        too many requests; `retry_after_s` when the API says it
+        ├── ProviderUnavailable        network, 5xx, overload, time-out
+        └── ProviderProtocolError      an answer that is not of the API's own shape
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "CallboxError",
+    "ConfigurationError",
+    "ContextOverflow",
+    "DefinitionError",
+    "ProviderAuthError",
+    "ProviderBadRequest",
+    "ProviderError",
+    "ProviderProtocolError",
+    "ProviderRateLimited",
+    "ProviderUnavailable",
+    "Rejected",
+    "ToolError",
+]
+
+
+class CallboxError(Exception):
+    """Base of all. Carries a stable `code`, whether a retry can help (`retryable`), and the next step (`hint`)."""
+
+    code: ClassVar[str] = "error"
+    retryable: bool = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(message if hint is None else f"{message} {hint}")
+
+
+class DefinitionError(CallboxError, ValueError):
+    """A tool's definition is wrong. Raised at import time, with the fix in `hint`."""
+
+    code = "definition_error"
+
+
+class ConfigurationError(CallboxError, ValueError):
+    """An option, a name, or a package that is not installed."""
+
+    code = "configuration_error"
+
+
+class ToolError(CallboxError):
+    """Raise this in a tool to answer the model with a clear error instead of a crash report.
+
+    Args:
+        message: What went wrong, for the model to read. It is sent as it is: keep secrets out of it.
+        retryable: The same call may succeed later; a tool that allows retries is run again.
+        suggestion: What the model should do instead.
+    """
+
+    code = "tool_failed"
+
+    def __init__(self, message: str, *, retryable: bool = False, suggestion: str | None = None) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.suggestion = suggestion
+
+
+class Rejected(ToolError):
+    """Raise this in a tool's check: the arguments fit the schema but make no sense here.
+
+    Args:
+        message: What is wrong, for the model to read.
+        path: JSON Pointer of the argument that is to blame, like ``"/order_id"``.
+        suggestion: What the model should do instead.
+    """
+
+    code = "rejected_by_check"
+
+    def __init__(self, message: str, *, path: str | None = None, suggestion: str | None = None) -> None:
+        super().__init__(message, suggestion=suggestion)
+        self.path = path
+
+
+class ProviderError(CallboxError):
+    """A model API did not answer as asked. `status` is its HTTP status where there is one."""
+
+    code = "provider_error"
+
+    def __init__(self, message: str, *, hint: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class ProviderAuthError(ProviderError):
+    """The key is wrong or missing, or may not use this model."""
+
+    code = "provider_auth"
+
+
+class ProviderBadRequest(ProviderError):
+    """The API refused the request itself; sending it again will not help."""
+
+    code = "provider_bad_request"
+
+
+class ContextOverflow(ProviderBadRequest):
+    """The conversation is larger than the model's context window."""
+
+    code = "context_overflow"
+
+
+class ProviderRateLimited(ProviderError):
+    """Too many requests. `retry_after_s`: seconds to wait, when the API says it."""
+
+    code = "provider_rate_limited"
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, status=status)
+        self.retry_after_s = retry_after_s
+
+
+class ProviderUnavailable(ProviderError):
+    """Network, overload, 5xx or a time-out: the same request may succeed later."""
+
+    code = "provider_unavailable"
+    retryable = True
+
+
+class ProviderProtocolError(ProviderError):
+    """The API answered with something that is not of its own documented shape."""
+
+    code = "provider_protocol"

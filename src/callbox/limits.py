@@ -1,0 +1,43 @@
+"""Every limit by name, with its default. Nothing in callbox is unbounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one gate allows.
+
+    Attributes:
+        arguments_bytes_max: UTF-8 size of one call's arguments.
+        arguments_depth_max: Nesting of one call's arguments (an object in an object is 2).
+        arguments_values_max: Members and items in one call's arguments, all levels together.
+        number_digits_max: Digits of one number; Python's own quadratic conversion starts to hurt at 4,300.
+        problems_max: Problems reported for one call; the rest are counted.
+        calls_per_turn_max: Calls that one model turn may contain.
+        calls_per_run_max: Calls of one run (budget).
+        run_timeout_s: Seconds that one run may take, model and tools together (budget).
+        tool_timeout_s: Seconds of one call whose tool does not say its own.
+        concurrency_max: Calls of one gate that run at the same time.
+        threads_max: Sync tools of one gate that run at the same time.
+        corrections_max: Wrong calls in a row that the model may correct before its run is ended with a clear result.
+        result_chars_max: Characters of one result; more are cut, and the cut is said.
+    """
+
+    arguments_bytes_max: int = 1_000_000
+    arguments_depth_max: int = 64
+    arguments_values_max: int = 100_000
+    number_digits_max: int = 400
+    problems_max: int = 20
+    calls_per_turn_max: int = 128
+    calls_per_run_max: int = 1_000
+    run_timeout_s: float = 3_600.0
+    tool_timeout_s: float = 60.0
+    concurrency_max: int = 64
+    threads_max: int = 16
+    corrections_max: int = 5
+    result_chars_max: int = 200_000
+
+
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,55 @@
+"""Semantic checks: does this id exist, may this user touch it?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from callbox.errors import DefinitionError
+from callbox.tools.call_context import context_parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A function of some of a tool's arguments that says what is wrong with them.
+
+    It returns None when all is well, or a sentence for the model, or raises `errors.Rejected`.
+
+    Attributes:
+        function: What to call, with keyword arguments.
+        is_async: It is a coroutine function.
+        parameters: The arguments it takes, by name.
+        optional: Those of them that may be absent.
+        context_parameter: Parameter that takes the `CallContext`.
+    """
+
+    function: Callable[..., Any]
+    is_async: bool
+    parameters: tuple[str, ...]
+    optional: frozenset[str] = frozenset()
+    context_parameter: str | None = None
+
+
+def inspect_check(function: Callable[..., Any], tool_name: str, arguments: Collection[str]) -> Check:
+    """Read a check's signature. Its parameters must be some of the tool's own, and optionally a `CallContext`.
+
+    Raises:
+        DefinitionError: It asks for something that the tool does not take.
+    """
+    context = context_parameter(function)
+    parameters: list[str] = []
+    optional: set[str] = set()
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == context:
+            continue
+        if name not in arguments:
+            raise DefinitionError(
+                f"A check of tool {tool_name!r} asks for {name!r}, which the tool does not take.",
+                hint=f"The tool takes: {', '.join(arguments) or 'nothing'}.",
+            )
+        parameters.append(name)
+        if parameter.default is not inspect.Parameter.empty:
+            optional.add(name)
+    return Check(function, inspect.iscoroutinefunction(function), tuple(parameters), frozenset(optional), context)

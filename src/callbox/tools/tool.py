@@ -1,0 +1,154 @@
+"""A tool: the contract of one function, as the model, the gate and the runner see it. Data only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeAlias
+
+from callbox.errors import ConfigurationError, DefinitionError
+from callbox.tools.check import Check, inspect_check
+from callbox.values import JsonObject
+
+Effect: TypeAlias = Literal["read", "write", "destructive", "egress"]
+"""What running a tool does to the world. `read` changes nothing; the others run one at a time, in the model's order."""
+
+Approval: TypeAlias = Literal["never", "always"]
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What OpenAI, Anthropic and MCP clients all accept as a function name."""
+
+
+class Binding(Protocol):
+    """How a tool is carried out. The gate picks the runner by the binding's type; the binding itself does no IO."""
+
+    @property
+    def kind(self) -> str:
+        """The runner's name: ``"function"``, ``"http"``, ``"external"``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionBinding:
+    """A Python callable.
+
+    Attributes:
+        function: What to call, with keyword arguments.
+        is_async: It is a coroutine function; otherwise it runs in a thread.
+        context_parameter: Parameter that takes the `CallContext`, hidden from the model.
+        convert: Turns validated JSON arguments into the Python objects that the hints name
+            (enum members, models, dates); None where JSON values are already right.
+    """
+
+    function: Callable[..., Any]
+    is_async: bool
+    context_parameter: str | None = None
+    convert: Callable[[JsonObject], dict[str, Any]] | None = None
+    kind: Literal["function"] = "function"
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalBinding:
+    """One function that runs many tools: ``run(name, arguments, context)``, sync or async (see `Toolset.from_schemas`)."""
+
+    run: Callable[..., Any]
+    is_async: bool
+    kind: Literal["external"] = "external"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tool:
+    """The contract of one function. Make one with `@tool`, or with `Toolset.from_schemas` and its neighbours.
+
+    Attributes:
+        name: 1 to 64 characters of ``[A-Za-z0-9_-]``.
+        description: What it does and when to use it, for the model.
+        parameters: JSON Schema (Draft 2020-12) of the arguments object.
+        binding: How it is carried out; None for a definition that somebody else runs.
+        effect: What it does to the world; default ``"write"``, because nobody said that it only reads.
+        scopes: What a caller must hold for this tool.
+        timeout_s: Seconds of one call; None takes the gate's default.
+        concurrency: Calls of this tool that may run at once; None is bounded by the gate only.
+        idempotent: Running it twice with the same arguments does no harm.
+        retries: Further attempts after a failure that says it is retryable. Needs `idempotent` or effect ``"read"``.
+        retry_on: Exceptions that count as retryable besides `ToolError(retryable=True)`.
+        approval: ``"always"`` needs a human yes for every call.
+        expose_errors: Send the text of an unexpected exception to the model; by default only its type is named,
+            because exception texts carry connection strings, paths and other people's data.
+        title: A short name for people.
+        returns: JSON Schema of the result, where it is known.
+        checks: Semantic checks, run in order after validation.
+        pinned: Always sent to the model, whatever `context.selection` thinks.
+        version: Digest of what the model sees and of the effect; a changed contract is another version.
+    """
+
+    name: str
+    description: str
+    parameters: JsonObject
+    binding: Binding | None = None
+    effect: Effect = "write"
+    scopes: frozenset[str] = frozenset()
+    timeout_s: float | None = None
+    concurrency: int | None = None
+    idempotent: bool = False
+    retries: int = 0
+    retry_on: tuple[type[BaseException], ...] = ()
+    approval: Approval = "never"
+    expose_errors: bool = False
+    title: str | None = None
+    returns: JsonObject | None = None
+    checks: list[Check] = field(default_factory=list[Check])
+    pinned: bool = False
+    version: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise DefinitionError(
+                f"{self.name!r} is not a tool name: 1 to 64 characters of A-Z a-z 0-9 _ -.",
+                hint=f'Use name="{sanitize_name(self.name)}".',
+            )
+        if self.effect not in ("read", "write", "destructive", "egress"):
+            raise DefinitionError(
+                f"Tool {self.name!r}: unknown effect {self.effect!r}.",
+                hint='Use "read", "write", "destructive" or "egress".',
+            )
+        if self.retries and not (self.idempotent or self.effect == "read"):
+            raise DefinitionError(
+                f"Tool {self.name!r} allows retries, but a second run might do its work twice.",
+                hint="Say idempotent=True if it is safe, or drop retries=.",
+            )
+        contract = [self.name, self.description, self.parameters, self.effect, sorted(self.scopes)]
+        digest = hashlib.sha256(json.dumps(contract, sort_keys=True, ensure_ascii=True).encode())
+        object.__setattr__(self, "version", digest.hexdigest()[:16])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the Python function itself, as if it had not been decorated."""
+        if not isinstance(self.binding, FunctionBinding):
+            raise ConfigurationError(f"Tool {self.name!r} is not a Python function; call it through a Gate.")
+        return self.binding.function(*args, **kwargs)
+
+    def __get__(self, instance: object | None, owner: type | None = None) -> Tool:
+        """A tool defined in a class body, read from an instance, is that instance's bound tool."""
+        if instance is None or not isinstance(self.binding, FunctionBinding):
+            return self
+        bound = self.binding.function.__get__(instance, owner)
+        return replace(self, binding=replace(self.binding, function=bound))
+
+    def check(self, function: Callable[..., Awaitable[str | None] | str | None]) -> Callable[..., Any]:
+        """Decorator: add a semantic check. Its parameters are those of the tool's that it needs, and a `CallContext`."""
+        self.checks.append(inspect_check(function, self.name, self.parameters.get("properties", {})))
+        return function
+
+    @property
+    def reads_only(self) -> bool:
+        """It changes nothing, so it may run beside other calls and start early."""
+        return self.effect == "read"
+
+
+def sanitize_name(name: str) -> str:
+    """The nearest valid tool name: ``"math.factorial!"`` becomes ``"math_factorial"``."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:64] or "tool"
+
