@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from callbox.values import JsonObject, JsonValue
@@ -41,7 +40,33 @@ ProblemCode: TypeAlias = Literal[
     "no_match",
 ]
 
-NO_VENDOR: Mapping[str, JsonValue] = MappingProxyType({})
+
+class _NoVendor(Mapping[str, JsonValue]):
+    """An empty mapping that cannot be filled. A mappingproxy has no hash before Python 3.12, which dataclasses take for
+    mutable and refuse as a default; nor can it be pickled."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: str) -> JsonValue:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "{}"
+
+    def __reduce__(self) -> str:
+        return "NO_VENDOR"
+
+
+NO_VENDOR: Mapping[str, JsonValue] = _NoVendor()
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING", "__slots__": ()})()
 """There was nothing at that path (None would say that there was a null)."""
