@@ -1,0 +1,1 @@
+"""Tests that use other people's data."""
