@@ -97,13 +97,28 @@ class Rejected(ToolError):
 
 
 class ProviderError(CallboxError):
-    """A model API did not answer as asked. `status` is its HTTP status where there is one."""
+    """A model API did not answer as asked.
+
+    Attributes:
+        status: Its HTTP status, where there is one.
+        retry_after_s: Seconds that the API asks to wait, where it says so.
+        run: The agent's run up to here (`callbox.agents.run.Run`), so that nothing is lost; None outside an agent.
+    """
 
     code = "provider_error"
+    run: object | None = None
 
-    def __init__(self, message: str, *, hint: str | None = None, status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class ProviderAuthError(ProviderError):
@@ -125,21 +140,10 @@ class ContextOverflow(ProviderBadRequest):
 
 
 class ProviderRateLimited(ProviderError):
-    """Too many requests. `retry_after_s`: seconds to wait, when the API says it."""
+    """Too many requests, or no quota left (then not `retryable`)."""
 
     code = "provider_rate_limited"
     retryable = True
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        hint: str | None = None,
-        status: int | None = None,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(message, hint=hint, status=status)
-        self.retry_after_s = retry_after_s
 
 
 class ProviderUnavailable(ProviderError):

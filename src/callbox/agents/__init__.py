@@ -1,1 +1,1 @@
-""""""
+"""Agents: a model and a gate, taking turns."""

@@ -1,1 +1,1 @@
-""""""
+"""The gate: the one path that every call takes."""

@@ -1,1 +1,1 @@
-""""""
+"""Policy: what may run."""

@@ -1,1 +1,1 @@
-""""""
+"""Runners: where a call executes."""

@@ -1,0 +1,41 @@
+# Every target sets up what it needs: its own virtual environment in .venv, and system packages through scripts/bootstrap.
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.callbox-ready
+
+.PHONY: help demo test test-deep check bench docs format clean
+
+help:
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+
+$(STAMP): pyproject.toml scripts/bootstrap
+	@scripts/bootstrap
+	@touch $(STAMP)
+
+demo: $(STAMP) ## a question that needs two tools, answered by the local model: no key, no network
+	@$(BIN)/callbox demo
+
+test: $(STAMP) ## all tests that a promise rests on
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+test-deep: $(STAMP) ## the property tests with 10,000 examples each
+	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/properties --timeout=0
+
+check: $(STAMP) ## style, types, floors and purity
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/pyright
+
+bench: $(STAMP) ## benchmarks side by side with the peers; writes docs/benchmarks.md
+	@scripts/bench
+
+docs: $(STAMP) ## write the reference pages from the code
+	@$(BIN)/python scripts/reference.py
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove what the targets above made
+	@rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis .coverage .import_linter_cache

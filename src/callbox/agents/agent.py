@@ -1,0 +1,161 @@
+"""An agent: a model that may call tools until it has an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from callbox.agents.asking import ask
+from callbox.agents.conversation import Context, Conversation
+from callbox.agents.loop import Loop
+from callbox.agents.run import Run
+from callbox.agents.stream import RunStream
+from callbox.dialects import dialect
+from callbox.errors import ConfigurationError, ProviderError
+from callbox.gate.caller import ANYONE, Budget, Caller
+from callbox.gate.gate import Gate
+from callbox.gate.path import Approver, Sanitizer
+from callbox.limits import DEFAULT_LIMITS, Limits
+from callbox.messages import Message
+from callbox.policy.policy import Policy
+from callbox.providers.provider import Provider, Request
+from callbox.providers.registry import provider as find_provider
+from callbox.tools.tool import Tool
+from callbox.tools.toolset import Toolset
+
+Prompt = str | Message | Sequence[Message]
+"""What the person says: text, or messages with images in them."""
+
+
+class Agent:
+    """A model with tools.
+
+    Example::
+
+        agent = Agent(model="openai:gpt-5", tools=[get_order], instructions="Answer briefly.")
+        run = await agent.run("Where is A-1042?")
+        print(run.output)
+
+    Args:
+        model: ``"openai:gpt-5"``, ``"anthropic:..."``, ``"gemini:..."``, ``"local"``, or a provider object.
+        tools: A `Toolset`, or tools and functions.
+        instructions: What the model is told first.
+        policy, approver, sanitizer, limits: See `Gate`.
+        context: What is sent to the model when the conversation or the toolset is large; see `Context`.
+        request: What every request has in common (temperature, output tokens, ...); its messages and tools are ignored.
+    """
+
+    def __init__(
+        self,
+        model: str | Provider,
+        tools: Toolset | Iterable[Tool | Callable[..., Any]] = (),
+        instructions: str | None = None,
+        *,
+        policy: Policy | Callable[..., Any] | None = None,
+        approver: Approver | None = None,
+        sanitizer: Sanitizer | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        context: Context | None = None,
+        request: Request | None = None,
+    ) -> None:
+        self.provider: Provider = find_provider(model)
+        self.instructions = instructions
+        self.context = context or Context()
+        self.limits = limits
+        toolset = tools if isinstance(tools, Toolset) else Toolset(tools)
+        self.gate = Gate(toolset, policy=policy, approver=approver, sanitizer=sanitizer, limits=limits)
+        self._settings = request or Request(messages=())
+        self._restore = dialect(self.provider.dialect).restore
+
+    @property
+    def toolset(self) -> Toolset:
+        """What the model may call."""
+        return self.gate.toolset
+
+    async def run(self, prompt: Prompt, *, history: Sequence[Message] = (), caller: Caller = ANYONE) -> Run:
+        """Ask, run calls, and ask again until the model has answered or the budget is spent.
+
+        Args:
+            prompt: What the person says.
+            history: `Run.messages` of an earlier run, to go on from there.
+            caller: On whose behalf; handed to policies, checks and tools.
+
+        Returns:
+            The run; look at `Run.stop` before you trust `Run.output` to be an answer.
+
+        Raises:
+            ProviderError: The model API failed for good; its `run` attribute holds the run so far.
+        """
+        loop, gate = self._begin(prompt, history, caller)
+        try:
+            while (request := loop.next_request()) is not None:
+                reply = await ask(self.provider, loop, request)
+                prepared = gate.prepare(reply.calls, restore=self._restore)
+                if loop.take(reply, [call for call, _ in prepared]):
+                    async with gate.turn(caller=caller, budget=loop.budget) as turn:
+                        loop.give(await turn.finish((), prepared=prepared))
+        except ProviderError as error:
+            error.run = loop.result()
+            raise
+        return loop.result()
+
+    def run_sync(self, prompt: Prompt, *, history: Sequence[Message] = (), caller: Caller = ANYONE) -> Run:
+        """`run` for programs without an event loop.
+
+        Raises:
+            ConfigurationError: There is a running loop already; await `run` there.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise ConfigurationError(
+                "run_sync was called inside a running event loop.", hint="Use: await agent.run(...)"
+            )
+
+        async def once() -> Run:
+            try:
+                return await self.run(prompt, history=history, caller=caller)
+            finally:
+                # Connections belong to this loop, which ends here; the next run opens its own.
+                await self.aclose()
+
+        return asyncio.run(once())
+
+    def stream(
+        self, prompt: Prompt, *, history: Sequence[Message] = (), caller: Caller = ANYONE
+    ) -> RunStream:
+        """`run`, told as it happens; reads start while the model is still writing.
+
+        Example::
+
+            async for event in agent.stream("Where is A-1042?"):
+                if isinstance(event, TextDelta): print(event.text, end="")
+        """
+        loop, gate = self._begin(prompt, history, caller)
+        return RunStream(self.provider, loop, gate, caller)
+
+    async def aclose(self) -> None:
+        """Close connections of the provider and of runners. Idempotent; the agent can be used again."""
+        await self.provider.aclose()
+        await self.gate.aclose()
+
+    async def __aenter__(self) -> Agent:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def _begin(self, prompt: Prompt, history: Sequence[Message], caller: Caller) -> tuple[Loop, Gate]:
+        conversation = Conversation(self.context, self.toolset)
+        if self.instructions and not any(message.role == "system" for message in history[:1]):
+            conversation.add(Message.system(self.instructions))
+        for message in history:
+            conversation.add(message)
+        said = [Message.user(prompt)] if isinstance(prompt, str) else [prompt] if isinstance(prompt, Message) else prompt
+        for message in said:
+            conversation.add(message)
+        gate = self.gate if conversation.toolset is self.toolset else self.gate.with_tools(conversation.toolset)
+        return Loop(conversation, self._settings, Budget(self.limits)), gate

@@ -1,0 +1,54 @@
+"""Asking the model: one request, made smaller and sent again when the model's context window was too small for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from callbox.agents.loop import Loop
+from callbox.errors import ContextOverflow
+from callbox.messages import Reply, StreamEvent
+from callbox.providers.provider import Provider, Request
+
+
+async def ask(provider: Provider, loop: Loop, request: Request) -> Reply:
+    """The model's whole answer.
+
+    Raises:
+        ContextOverflow: Nothing is left that could be cleared.
+        ProviderError: See `Provider`.
+    """
+    while True:
+        try:
+            return await provider.complete(request)
+        except ContextOverflow:
+            if not loop.conversation.shrink():
+                raise
+            request = loop.again(request)
+
+
+async def ask_streaming(provider: Provider, loop: Loop, request: Request) -> AsyncGenerator[StreamEvent]:
+    """The model's answer as it is written; raises as `ask` does."""
+    while True:
+        begun = False
+        try:
+            async with aclosing(_closable(provider.stream(request))) as events:
+                async for event in events:
+                    begun = True
+                    yield event
+            return
+        except ContextOverflow:
+            if begun or not loop.conversation.shrink():
+                raise
+            request = loop.again(request)
+
+
+async def _closable(events: AsyncIterator[StreamEvent]) -> AsyncGenerator[StreamEvent]:
+    """Any async iterator as one that can be closed, so that leaving early ends the request at once."""
+    try:
+        async for event in events:
+            yield event
+    finally:
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()

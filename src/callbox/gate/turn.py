@@ -1,0 +1,144 @@
+"""The calls of one model turn: read, planned, some of them begun early, all of them answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from callbox.calls import feedback
+from callbox.calls.call import ToolCall, ToolResult
+from callbox.gate.caller import Budget, Caller
+from callbox.gate.path import CallPath, Observer, Passage
+from callbox.gate.planning import plan
+from callbox.tools.tool import Tool
+
+Prepared = tuple[ToolCall, Tool | None]
+"""A call that has been read, and its tool where the call can run."""
+
+
+class Turn:
+    """Runs one turn's calls. An async context manager: leaving it ends whatever it began and did not hand over.
+
+    While a reply is still being streamed, `offer` starts what may start early. `finish` takes all calls of the
+    complete reply and gives one result each, in their order.
+    """
+
+    def __init__(
+        self,
+        path: CallPath,
+        prepare: Callable[[Sequence[ToolCall]], list[Prepared]],
+        find: Callable[[str], Tool | None],
+        caller: Caller,
+        budget: Budget,
+        observer: Observer | None = None,
+    ) -> None:
+        self._path = path
+        self._prepare = prepare
+        self._find = find
+        self._caller = caller
+        self._budget = budget
+        self._observer = observer
+        self._early: dict[str, tuple[ToolCall, asyncio.Task[ToolResult]]] = {}
+
+    async def __aenter__(self) -> Turn:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end([task for _, task in self._early.values()])
+        self._early.clear()
+
+    def prepare(self, calls: Sequence[ToolCall]) -> list[Prepared]:
+        """Read calls as the gate does, in the terms of the dialect that they came in."""
+        return self._prepare(calls)
+
+    def offer(self, call: ToolCall, before: Sequence[str]) -> bool:
+        """Start a call whose arguments are complete while the model is still writing.
+
+        Only a valid read starts, and only if every call before it is a read too: it must not overtake a write.
+
+        Args:
+            call: The call, complete.
+            before: Names of the calls that come before it in this reply.
+
+        Returns:
+            Whether it was started.
+        """
+        if call.id in self._early or not all(self._reads(name) for name in (*before, call.name)):
+            return False
+        [(read, tool)] = self._prepare((call,))
+        if tool is None or read.error is not None:
+            return False
+        self._early[call.id] = (read, asyncio.create_task(self._take(read, tool)))
+        return True
+
+    async def finish(self, calls: Sequence[ToolCall], *, prepared: Sequence[Prepared] | None = None) -> list[ToolResult]:
+        """One result per call, in order.
+
+        Args:
+            calls: All calls of the reply.
+            prepared: The same calls, if they have been read already.
+        """
+        ready = list(self._prepare(calls) if prepared is None else prepared)
+        results: list[ToolResult | None] = [None] * len(ready)
+        for index, (call, tool) in enumerate(ready):
+            if call.error is not None or tool is None:
+                results[index] = self._refuse(call, ToolResult.failed(call, call.error or feedback.cancelled()))
+        await self._drop_changed([call for call, _ in ready])
+        runnable = [tool if results[index] is None else None for index, (_, tool) in enumerate(ready)]
+        for group in plan(runnable):
+            if len(group) == 1:
+                index = group[0]
+                results[index] = await self._one(*ready[index])
+            else:
+                async with asyncio.TaskGroup() as tasks:
+                    running = {index: tasks.create_task(self._one(*ready[index])) for index in group}
+                for index, task in running.items():
+                    results[index] = task.result()
+        complete = [result for result in results if result is not None]
+        assert len(complete) == len(ready), "one result per call"
+        return complete
+
+    def _reads(self, name: str) -> bool:
+        tool = self._find(name)
+        return tool is not None and tool.reads_only
+
+    def _refuse(self, call: ToolCall, result: ToolResult) -> ToolResult:
+        if self._observer is not None:
+            self._observer.finished(result)
+        return result
+
+    async def _one(self, call: ToolCall, tool: Tool | None) -> ToolResult:
+        assert tool is not None
+        early = self._early.pop(call.id, None)
+        if early is not None:
+            task = early[1]
+            try:
+                return await task
+            except asyncio.CancelledError:
+                # Awaiting a task does not own it: if we are cancelled, so must it be.
+                await self._end([task])
+                raise
+        return await self._take(call, tool)
+
+    async def _take(self, call: ToolCall, tool: Tool) -> ToolResult:
+        return await self._path.take(Passage(call, tool, self._caller, self._budget, self._observer))
+
+    async def _drop_changed(self, calls: Sequence[ToolCall]) -> None:
+        """End what was begun for a call that the complete reply does not contain as it was begun."""
+        final = {call.id: call for call in calls if call.error is None}
+        gone = [key for key, (begun, _) in self._early.items() if not _same(begun, final.get(key))]
+        await self._end([self._early.pop(key)[1] for key in gone])
+
+    @staticmethod
+    async def _end(tasks: Sequence[asyncio.Task[ToolResult]]) -> None:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _same(begun: ToolCall, final: ToolCall | None) -> bool:
+    return final is not None and (begun.name, begun.arguments) == (final.name, final.arguments)
