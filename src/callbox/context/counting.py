@@ -161,8 +161,7 @@ def exact(name: str = "o200k_base") -> Counter:
 
     Args:
         name: An encoding (``"o200k_base"``, ``"cl100k_base"``, ``"llama3"``, ``"qwen3"``) or a model that
-            has one
-            (``"gpt-4o"``).
+            has one (``"gpt-4o"``).
 
     Raises:
         ConfigurationError: The extra is not installed, or it has no such vocabulary.
