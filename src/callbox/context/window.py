@@ -79,8 +79,7 @@ class Window:
 
     Args:
         budget_tokens: Tokens of one request, messages and definitions together: the model's context window
-            less
-            what it may write.
+            less what it may write.
         counter: Says what a text costs; by default the offline estimate.
         calibration: What is known of the vendor's own count; windows of one model may share it.
         keep_recent_turns: Turns of the model, with their results, that stay as they are; at least 1.
@@ -148,8 +147,8 @@ class Window:
             Its tokens, uncalibrated.
 
         Raises:
-            ConfigurationError: A result has no call before it, or a call is left without its result: no vendor
-                would take that.
+            ConfigurationError: A result has no call before it, or a call is left without its result: vendors
+                refuse that.
         """
         step = self._step_of(message)
         entry = Entry(message, MESSAGE_TOKENS, len(self.messages))
@@ -216,8 +215,9 @@ class Window:
         limit = self.budget_tokens - reserve
         low = int(limit * self.clear_to)
         self._clear_old(low)
-        if self.over_budget:
-            self._drop_until(limit, low)
+        # Little room is used up at once, and every making of room costs the prompt cache: then rather make more.
+        if self.tokens > limit - (limit - low) // 3:
+            self._drop_until(low)
         if self.over_budget:
             self._clear_recent(limit)
         return not self.over_budget
@@ -280,8 +280,7 @@ class Window:
 
         Args:
             steps: What goes; steps that are gone already are passed over.
-            summary: What is sent in their place, and in place of the summary before; without one they are lost
-                to the model.
+            summary: What is sent in their place, and in place of the summary before it.
         """
         chosen = {step.number for step in steps}
         going = [step for step in self._steps if step.number in chosen]
@@ -379,8 +378,8 @@ class Window:
         self._taken.cleared_results += 1
         self._taken.cleared_tokens += saved
 
-    def _drop_until(self, limit: int, low: int) -> None:
-        while self.tokens > limit and (candidates := self.droppable()):
+    def _drop_until(self, low: int) -> None:
+        while self.tokens > low and (candidates := self.droppable()):
             excess = self._counted - int(low / self.calibration.ratio)
             going: list[Step] = []
             for step in candidates:
