@@ -84,8 +84,7 @@ class Window:
         calibration: What is known of the vendor's own count; windows of one model may share it.
         keep_recent_turns: Turns of the model, with their results, that stay as they are; at least 1.
         clear_to: Share of the budget that making room aims at, so that the next time is many turns away and
-            the
-            vendor's prompt cache holds until then.
+            the vendor's prompt cache holds until then.
         protect: Tools whose results are never cleared.
         worth_clearing: Tokens of a result below which it is not cleared.
         reader: Name of the tool that reads cleared results again.
@@ -215,7 +214,7 @@ class Window:
         limit = self.budget_tokens - reserve
         low = int(limit * self.clear_to)
         self._clear_old(low)
-        # Little room is used up at once, and every making of room costs the prompt cache: then rather make more.
+        # Little room is used up at once, and making room costs the prompt cache every time: rather make more.
         if self.tokens > limit - (limit - low) // 3:
             self._drop_until(low)
         if self.over_budget:
@@ -299,6 +298,11 @@ class Window:
         self._steps = [step for step in self._steps if step.number not in chosen]
         self._rebuild()
         self._taken.dropped_tokens += before - self._counted
+
+    @property
+    def first_question(self) -> Message | None:
+        """The first user message, which always stays."""
+        return self._first_user.messages[0] if self._first_user else None
 
     @property
     def summary(self) -> str:
