@@ -1,0 +1,121 @@
+"""`callbox chat`: talk to a model in the terminal, see its calls run, cancel with Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.prompt import Confirm
+from rich.text import Text
+
+from callbox.agents.agent import Agent
+from callbox.agents.events import CallFinished, CallProgress, CallRunning, RunEnded
+from callbox.agents.stream import RunStream
+from callbox.calls.call import ToolCall
+from callbox.cli import example_tools
+from callbox.cli.targets import load_toolset
+from callbox.cli.terminal import arguments, clean, console, errors, shorten, show_call, show_result
+from callbox.errors import CallboxError, ProviderError
+from callbox.messages import Message, TextDelta
+from callbox.policy.policy import Ask
+from callbox.tools.tool import Tool
+from callbox.tools.toolset import Toolset
+
+
+def chat(
+    prompt: Annotated[str | None, typer.Argument(help="Ask this one question and leave.")] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help='"local", "openai:gpt-5", "anthropic:...", "gemini:..."')
+    ] = "local",
+    tools: Annotated[
+        str | None, typer.Option("--tools", "-t", help='"package.module:toolset"; default: two example tools')
+    ] = None,
+    instructions: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
+) -> None:
+    """Talk to a model that may call your tools. Ctrl-C cancels the answer, Ctrl-D leaves."""
+    try:
+        toolset = load_toolset(tools) if tools else Toolset(example_tools.TOOLS)
+        agent = Agent(model, toolset, instructions, approver=_approve)
+    except CallboxError as error:
+        errors.print(Text(str(error), "red"))
+        raise typer.Exit(2) from None
+    with asyncio.Runner() as runner:
+        try:
+            conversation = Conversation(agent)
+            if prompt is not None:
+                raise typer.Exit(0 if _say(runner, conversation, prompt) else 1)
+            console.print(Text(f"{model}, tools: {', '.join(toolset.names) or 'none'}. Ctrl-D leaves.", "dim"))
+            _converse(runner, conversation, lambda: console.input("[bold]> [/bold]"))
+        finally:
+            runner.run(agent.aclose())
+
+
+class Conversation:
+    """What has been said so far; stays usable after a cancellation or a failure."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self.history: list[Message] = []
+
+    async def say(self, text: str) -> bool:
+        """One run, shown as it happens; whether the model came to an answer."""
+        stream = self._agent.stream(text, history=self.history)
+        try:
+            return await _show(stream)
+        finally:
+            await stream.aclose()
+            self.history = stream.messages
+
+
+def _converse(runner: asyncio.Runner, conversation: Conversation, read: Callable[[], str]) -> None:
+    while True:
+        try:
+            line = read().strip()
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+        if line:
+            _say(runner, conversation, line)
+
+
+def _say(runner: asyncio.Runner, conversation: Conversation, text: str) -> bool:
+    try:
+        return runner.run(conversation.say(text))
+    except KeyboardInterrupt:  # the runner has cancelled the run, and the run its calls
+        console.print(Text("\ncancelled", "yellow"))
+    except ProviderError as error:
+        errors.print(Text(f"{error.code}: {error}", "red"))
+    return False
+
+
+async def _show(stream: RunStream) -> bool:
+    writing = False
+    async for event in stream:
+        if isinstance(event, TextDelta):
+            console.print(Text(clean(event.text)), end="")
+            writing = True
+            continue
+        if writing and isinstance(event, (CallRunning, CallFinished, RunEnded)):
+            console.print()
+            writing = False
+        if isinstance(event, CallRunning):
+            show_call(event.call)
+        elif isinstance(event, CallProgress):
+            console.print(Text(f"    {event.progress:g}/{event.total or '?'} {shorten(event.message or '')}", "dim"))
+        elif isinstance(event, CallFinished):
+            show_result(event.result)
+        elif isinstance(event, RunEnded):
+            run = event.run
+            if run.stop != "done":
+                console.print(Text(f"[{run.stop}] {clean(run.output)}", "yellow"))
+            tokens = f"{run.usage.input_tokens:,} + {run.usage.output_tokens:,} tokens"
+            console.print(Text(f"{len(run.calls)} calls, {tokens}", "dim"))
+            return run.stop == "done"
+    return False
+
+
+async def _approve(call: ToolCall, tool: Tool, ask: Ask) -> bool:
+    console.print(Text(f"\n{shorten(ask.reason)}\n  {tool.name}({arguments(call)})", "yellow"))
+    return await asyncio.to_thread(Confirm.ask, "Run it?", default=False)

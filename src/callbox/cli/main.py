@@ -1,0 +1,41 @@
+"""The `callbox` command."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from callbox.cli.chat import chat
+from callbox.cli.demo import demo
+from callbox.cli.doctor import doctor
+from callbox.cli.terminal import console
+from callbox.cli.tools import app as tools
+
+app = typer.Typer(
+    name="callbox",
+    help="The open, self-hosted runtime for LLM function calling.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # locals hold keys and other people's data
+)
+app.command()(chat)
+app.command()(demo)
+app.command()(doctor)
+app.add_typer(tools, name="tools", help="Look at tools the way a model does.")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(version("callbox"))
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The open, self-hosted runtime for LLM function calling."""

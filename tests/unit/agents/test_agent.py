@@ -1,0 +1,220 @@
+"""An agent's runs with a scripted model."""
+
+import asyncio
+import json
+
+import pytest
+from support import until
+
+from callbox import Agent, CallContext, Toolset, tool
+from callbox.errors import ConfigurationError, ContextOverflow, ProviderUnavailable
+from callbox.gate.caller import Caller
+from callbox.limits import Limits
+from callbox.messages import Message, Reply, Usage
+from callbox.providers.provider import Request
+from callbox.providers.scripted import Scripted
+
+
+@tool(effect="read")
+async def get_order(order_id: str) -> dict:
+    """Look up one order.
+
+    Args:
+        order_id: The order's id.
+    """
+    return {"order_id": order_id, "state": "shipped"}
+
+
+ONE_CALL = {"call": "get_order", "arguments": {"order_id": "A-1"}}
+
+
+async def test_a_call_is_run_and_its_result_goes_back_to_the_model():
+    model = Scripted([ONE_CALL, "It has been shipped."])
+    run = await Agent(model, [get_order], "Be brief.").run("Where is A-1?")
+    assert (run.output, run.stop, run.turns) == ("It has been shipped.", "done", 2)
+    assert [message.role for message in run.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert [call.arguments for call in run.calls] == [{"order_id": "A-1"}]
+    assert json.loads(run.results[0].content)["state"] == "shipped"
+    assert run.messages[3].results[0].call_id == run.messages[2].calls[0].id
+
+
+async def test_parallel_calls_are_answered_in_one_message():
+    model = Scripted([[ONE_CALL, {"call": "get_order", "arguments": {"order_id": "B-2"}}], "Both."])
+    run = await Agent(model, [get_order]).run("Where are they?")
+    assert [result.value["order_id"] for result in run.messages[2].results] == ["A-1", "B-2"]
+
+
+async def test_the_model_may_correct_itself():
+    model = Scripted([
+        {"call": "get_ordr", "arguments": {}},
+        {"call": "get_order", "arguments": {"id": "A-1"}},
+        {"call": "get_order", "arguments": '{"order_id": "A-1"'},
+        ONE_CALL,
+        "Shipped.",
+    ])
+    run = await Agent(model, [get_order]).run("Where is A-1?")
+    assert (run.output, run.stop) == ("Shipped.", "done")
+    codes = [result.error.code if result.error else None for result in run.results]
+    assert codes == ["unknown_tool", "invalid_arguments", "malformed_json", None]
+
+
+async def test_a_model_that_only_errs_is_asked_to_close_and_ends_with_an_answer():
+    def stubborn(messages):
+        return {"call": "nope", "arguments": {}} if asked[0] < 3 else "I cannot."
+
+    asked = [0]
+
+    def turn(messages):
+        asked[0] += 1
+        return {"call": "nope", "arguments": {}} if asked[0] <= 3 else "I cannot."
+
+    model = Scripted(turn)
+    run = await Agent(model, [get_order], limits=Limits(corrections_max=2)).run("Do it.")
+    assert (run.stop, run.output) == ("corrections", "I cannot.")
+    assert model.requests[-1].tool_choice == "none"
+    assert len(run.results) == 3
+
+
+async def test_a_model_that_never_stops_calling_ends_with_a_clear_result():
+    run = await Agent(Scripted(lambda messages: ONE_CALL), [get_order], limits=Limits(calls_per_run_max=3)).run("?")
+    assert run.stop == "calls"
+    assert "used up" in run.output
+    assert [result.is_error for result in run.results] == [False, False, False]
+    assert all(not message.calls or index + 1 < len(run.messages) for index, message in enumerate(run.messages))
+
+
+async def test_a_run_whose_time_is_spent_ends():
+    run = await Agent(Scripted(["never asked"]), [], limits=Limits(run_timeout_s=0)).run("?")
+    assert (run.stop, run.turns) == ("time", 0)
+    assert "time" in run.output
+
+
+async def test_a_forced_call_is_forced_once():
+    model = Scripted([ONE_CALL, "Shipped."])
+    await Agent(model, [get_order], request=Request(messages=(), tool_choice="get_order")).run("?")
+    assert [request.tool_choice for request in model.requests] == ["get_order", "auto"]
+
+
+async def test_no_tools_stay_no_tools():
+    model = Scripted(["a"])
+    await Agent(model, [get_order], request=Request(messages=(), tool_choice="none")).run("?")
+    assert model.requests[0].tool_choice == "none"
+
+
+async def test_history_goes_on():
+    agent = Agent(Scripted(["one", "two"]), [], "Be brief.")
+    first = await agent.run("1?")
+    second = await agent.run("2?", history=first.messages)
+    assert [message.text for message in second.messages] == ["Be brief.", "1?", "one", "2?", "two"]
+
+
+async def test_a_prompt_may_be_messages():
+    run = await Agent(Scripted(["a", "b"])).run(Message.user("one message"))
+    assert run.messages[0].text == "one message"
+    run = await Agent(Scripted(["a"])).run([Message.user("1"), Message.user("2")])
+    assert [message.text for message in run.messages] == ["1", "2", "a"]
+
+
+@pytest.mark.parametrize("finish", ["refusal", "length", "filter"])
+async def test_why_the_model_stopped_is_said(finish):
+    reply = Reply(Message.assistant("Sorry."), finish, refusal="Sorry." if finish == "refusal" else None)
+    run = await Agent(Scripted([reply])).run("?")
+    assert (run.stop, run.output) == (finish, "Sorry.")
+
+
+async def test_a_refusal_without_text_is_the_output():
+    run = await Agent(Scripted([Reply(Message("assistant", ()), "refusal", refusal="I will not.")])).run("?")
+    assert run.output == "I will not."
+    assert [message.role for message in run.messages] == ["user"]
+
+
+async def test_a_paused_reply_is_continued():
+    run = await Agent(Scripted([Reply(Message.assistant("thinking"), "paused"), "Answer."])).run("?")
+    assert (run.output, run.turns) == ("Answer.", 2)
+
+
+async def test_usage_adds_up():
+    replies = [Reply(Message.assistant("", ()), "paused", Usage(10, 2, requests=1)), "done"]
+    run = await Agent(Scripted(replies)).run("?")
+    assert (run.usage.input_tokens, run.usage.output_tokens, run.usage.requests) == (10, 2, 2)
+
+
+async def test_a_failing_provider_raises_and_loses_nothing():
+    agent = Agent(Scripted([ONE_CALL, ProviderUnavailable("down")]), [get_order])
+    with pytest.raises(ProviderUnavailable) as caught:
+        await agent.run("?")
+    run = caught.value.run
+    assert (run.stop, len(run.results)) == ("failed", 1)
+    assert [message.role for message in run.messages] == ["user", "assistant", "tool"]
+
+
+async def test_a_context_that_overflowed_is_made_smaller_and_sent_again():
+    @tool(effect="read")
+    async def dump(part: int) -> str:
+        """Dump a lot."""
+        return f"{part} " * 5_000
+
+    calls = [{"call": "dump", "arguments": {"part": part}} for part in range(8)]
+    model = Scripted([*calls, ContextOverflow("too long"), "done"])
+    run = await Agent(model, [dump]).run("?")
+    assert run.output == "done"
+    refused, accepted = model.requests[-2:]
+    assert sum(len(message.text) for message in accepted.messages) < sum(len(m.text) for m in refused.messages)
+    assert len(run.results) == 8
+    assert all(len(result.content) > 5_000 for result in run.results)
+
+
+async def test_a_context_that_cannot_be_smaller_is_the_callers_problem():
+    with pytest.raises(ContextOverflow):
+        await Agent(Scripted(lambda messages: ContextOverflow("too long"))).run("a question")
+
+
+async def test_the_caller_reaches_the_tools():
+    seen = []
+
+    @tool(effect="read")
+    async def who(context: CallContext) -> str:
+        """Say who asks."""
+        seen.append((context.user_id, context.run_id))
+        return "you"
+
+    agent = Agent(Scripted([{"call": "who", "arguments": {}}, "you"]), [who])
+    run = await agent.run("?", caller=Caller(user_id="ann"))
+    assert seen == [("ann", run.id)]
+
+
+async def test_cancelling_a_run_reaches_the_tool():
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @tool(effect="read")
+    async def wait() -> str:
+        """Wait for ever."""
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    task = asyncio.create_task(Agent(Scripted([{"call": "wait", "arguments": {}}]), [wait]).run("?"))
+    await until(begun.is_set)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+def test_run_sync_works_twice():
+    agent = Agent(Scripted([ONE_CALL, "one", "two"]), [get_order])
+    assert agent.run_sync("?").output == "one"
+    assert agent.run_sync("?").output == "two"
+
+
+async def test_run_sync_inside_a_loop_says_what_to_do():
+    with pytest.raises(ConfigurationError, match="await agent.run"):
+        Agent(Scripted(["a"])).run_sync("?")
+
+
+async def test_an_agent_closes_what_it_opened():
+    async with Agent(Scripted(["a"]), Toolset([get_order])) as agent:
+        assert agent.toolset.names == ("get_order",)
+        assert (await agent.run("?")).output == "a"
