@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 
 from callbox.calls.call import NO_VENDOR, ToolCall
-from callbox.calls.streaming import CallAssembler, OpenCall
+from callbox.calls.streaming import CallAssembler, CompletionScanner, OpenCall
 from callbox.ids import new_id
 from callbox.messages import CallDelta, CallReady, CallStarted, StreamEvent
 from callbox.values import JsonValue
@@ -27,6 +27,10 @@ class CallEvents:
         """The calls so far, in the order in which they were begun."""
         return self._assembler.calls
 
+    def locate(self, key: Hashable | None, call_id: str, name: str) -> OpenCall:
+        """The call that a piece belongs to, begun now if it is new."""
+        return self._assembler.locate(key, call_id or None, name or None)
+
     def piece(
         self,
         key: Hashable | None,
@@ -44,11 +48,15 @@ class CallEvents:
             text: The next fragment of the arguments.
             vendor: What the vendor must get back with the call; added to what was there.
         """
-        call = self._assembler.locate(key, call_id or None, name or None)
+        call = self.locate(key, call_id, name)
         if not call_id and self._begins_another(call, name, text):
             call = self._assembler.locate(key, new_id("call"), name)
         if vendor:
             call.vendor = {**call.vendor, **vendor}
+        return self.extend(call, text)
+
+    def extend(self, call: OpenCall, text: str) -> list[StreamEvent]:
+        """More of the arguments of a call that is known already."""
         if text:
             call.fragments.append(text)
             call.scanner.feed(text)
@@ -63,6 +71,20 @@ class CallEvents:
         if call.announced and call.scanner.complete:
             events += self._say_ready(call)
         return events
+
+    def whole(self, call: OpenCall, text: str, *, complete: bool) -> list[StreamEvent]:
+        """All of a call's arguments once more, as some vendors send them at the end: that text is the truth.
+
+        `complete`: the vendor says that the model had finished writing them.
+        """
+        so_far = call.text
+        if text.startswith(so_far):
+            events = self.extend(call, text[len(so_far) :])
+        else:
+            call.fragments, call.scanner = [text], CompletionScanner()
+            call.scanner.feed(text)
+            events = self.extend(call, "")
+        return events + (self._say_ready(call) if complete and call.announced else [])
 
     @staticmethod
     def _begins_another(call: OpenCall, name: str, text: str) -> bool:

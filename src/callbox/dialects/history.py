@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any, cast, get_args
 
@@ -41,6 +42,13 @@ def written_arguments(call: ToolCall) -> str:
     if isinstance(call.arguments, str) and call.arguments.strip():
         return encodable(call.arguments)
     return encodable(arguments_text(call.arguments or {}))
+
+
+def written_id(call_id: str, chars_max: int) -> str:
+    """An id that a vendor takes in a history; the same for the call and for its result, whoever made it."""
+    if len(call_id) <= chars_max:
+        return call_id
+    return "call_" + hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def written_name(name: str) -> str:

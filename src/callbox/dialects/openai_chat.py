@@ -13,19 +13,24 @@ fields of the message itself (a refusal, audio, reasoning_details, a participant
 ``developer``), ``{"part": {...}}`` one of its content parts, ``{"tool_call": {...}}`` one of its tool calls.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from callbox.calls.call import ToolCall, ToolResult
 from callbox.dialects import strict as strict_mode
 from callbox.dialects.dialect import Definitions, Loss
-from callbox.dialects.history import encodable, parsed_call, parsed_result, written_arguments, written_name
+from callbox.dialects.history import (
+    encodable,
+    parsed_call,
+    parsed_result,
+    written_arguments,
+    written_id,
+    written_name,
+)
 from callbox.dialects.openai_chat_reply import (
     NAME,
     REASONING_FIELDS,
     extra_fields,
-    objects,
     read_model,
     read_parts,
     read_reply,
@@ -33,7 +38,7 @@ from callbox.dialects.openai_chat_reply import (
 )
 from callbox.dialects.openai_chat_stream import OpenAIChatReader
 from callbox.dialects.openai_media import read_media, write_media
-from callbox.dialects.wire import as_object, as_text, plain
+from callbox.dialects.wire import as_object, as_objects, as_text, plain
 from callbox.ids import new_id
 from callbox.messages import NO_USAGE, Media, Message, Opaque, Part, Reasoning, Reply, Role, Text
 from callbox.tools.tool import Tool
@@ -73,7 +78,7 @@ class OpenAIChat:
     def read(self, response: Any, tools: Sequence[Tool] = ()) -> Reply:  # noqa: ARG002 - of the Protocol
         """See `Dialect.read`. Of several choices the first is read."""
         body = as_object(plain(response))
-        choice = next(iter(objects(body.get("choices"))), None)
+        choice = next(iter(as_objects(body.get("choices"))), None)
         if not choice:
             return Reply(Message("assistant", ()), "unknown", NO_USAGE, read_model(body))
         return read_reply(
@@ -96,7 +101,10 @@ class OpenAIChat:
         out: list[JsonObject] = []
         for message in messages:
             if message.role == "tool":
-                out += [_write_result(result, _short_id(result.call_id)) for result in message.results]
+                out += [
+                    _write_result(result, written_id(result.call_id, _CALL_ID_CHARS_MAX))
+                    for result in message.results
+                ]
             elif message.role == "assistant":
                 out.append(_write_assistant(message))
             else:
@@ -133,12 +141,6 @@ DIALECT = OpenAIChat()
 
 
 # Writing
-
-
-def _short_id(call_id: str) -> str:
-    if len(call_id) <= _CALL_ID_CHARS_MAX:
-        return call_id
-    return "call_" + hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def _write_result(result: ToolResult, call_id: str) -> JsonObject:
@@ -196,7 +198,12 @@ def _unwrapped(content: list[JsonObject]) -> Any:
 
 def _call_item(call: ToolCall) -> JsonObject:
     extra = as_object(call.vendor.get(NAME))
-    return {"id": _short_id(call.id), "type": "function", "function": _function(call), **extra}
+    return {
+        "id": written_id(call.id, _CALL_ID_CHARS_MAX),
+        "type": "function",
+        "function": _function(call),
+        **extra,
+    }
 
 
 def _function(call: ToolCall) -> JsonObject:
@@ -236,7 +243,7 @@ def _parse_result(found: JsonObject, calls: Mapping[str, ToolCall]) -> ToolResul
     text = (
         content
         if isinstance(content, str)
-        else "".join(as_text(part.get("text")) for part in objects(content))
+        else "".join(as_text(part.get("text")) for part in as_objects(content))
     )
     name = as_text(found.get("name"))
     if found.get("role") == "function":
@@ -254,7 +261,7 @@ def _parse_other(found: JsonObject) -> Message:
     parts: list[Part] = []
     if isinstance(content, str):
         parts.append(Text(content))
-    for item in objects(content):
+    for item in as_objects(content):
         if item.get("type") == "text" and isinstance(item.get("text"), str):
             parts.append(read_text(item))
         else:

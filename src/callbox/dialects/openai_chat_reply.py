@@ -7,7 +7,7 @@ from typing import Any
 
 from callbox.calls.call import NO_VENDOR, ToolCall
 from callbox.dialects.history import arguments_text
-from callbox.dialects.wire import as_count, as_list, as_object, as_text, plain
+from callbox.dialects.wire import as_count, as_object, as_objects, as_text, plain
 from callbox.ids import new_id
 from callbox.messages import FinishReason, Message, Opaque, Part, Reasoning, Reply, Text, Usage
 from callbox.values import JsonObject, JsonValue
@@ -31,7 +31,8 @@ FINISH: dict[str, FinishReason] = {
 
 # In this order: servers in transition send both, with the same text.
 REASONING_FIELDS = ("reasoning_content", "reasoning")
-KNOWN_FIELDS = frozenset({"role", "content", "tool_calls", "function_call", *REASONING_FIELDS})
+# "parsed" is the SDK's own addition, not the wire's.
+KNOWN_FIELDS = frozenset({"role", "content", "tool_calls", "function_call", "parsed", *REASONING_FIELDS})
 _EMPTY: tuple[JsonValue, ...] = (None, "", [], {})
 _CALL_FIELDS = frozenset({"id", "type", "index", "function"})
 
@@ -40,7 +41,7 @@ def read_reply(message: JsonObject, finish_reason: Any, usage: Any, model: str |
     """The reply that one choice is."""
     parts = read_parts(message)
     refusal = as_text(message.get("refusal")) or "".join(
-        as_text(item.get("refusal")) for item in objects(message.get("content"))
+        as_text(item.get("refusal")) for item in as_objects(message.get("content"))
     )
     has_calls = any(isinstance(part, ToolCall) for part in parts)
     finish = FINISH.get(as_text(finish_reason), "unknown")
@@ -63,14 +64,14 @@ def read_parts(message: JsonObject) -> list[Part]:
     content = message.get("content")
     if isinstance(content, str) and content:
         parts.append(Text(content))
-    for item in objects(content):
+    for item in as_objects(content):
         if item.get("type") == "thinking":
             parts.append(Reasoning(thinking_text(item), {NAME: {"block": item}}))
         elif item.get("type") == "text" and isinstance(item.get("text"), str):
             parts.append(read_text(item))
         else:
             parts.append(Opaque(NAME, {"part": item}))
-    parts += [_read_call(item) for item in objects(message.get("tool_calls"))]
+    parts += [_read_call(item) for item in as_objects(message.get("tool_calls"))]
     legacy = as_object(plain(message.get("function_call")))
     if legacy:
         parts.append(_read_call({"function": legacy, "legacy": True}))
@@ -78,11 +79,6 @@ def read_parts(message: JsonObject) -> list[Part]:
     if extra:
         parts.append(Opaque(NAME, {"message": extra}))
     return parts
-
-
-def objects(value: Any) -> list[JsonObject]:
-    """The objects of a list; people put the SDK's own objects into dicts of their own."""
-    return [found for found in (as_object(plain(item)) for item in as_list(value)) if found]
 
 
 def extra_fields(found: JsonObject, known: frozenset[str]) -> JsonObject:
@@ -101,7 +97,7 @@ def thinking_text(item: JsonObject) -> str:
     thinking = item.get("thinking")
     if isinstance(thinking, str):
         return thinking
-    return "".join(as_text(piece.get("text")) for piece in objects(thinking))
+    return "".join(as_text(piece.get("text")) for piece in as_objects(thinking))
 
 
 def _read_call(item: JsonObject) -> Part:

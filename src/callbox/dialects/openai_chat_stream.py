@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from callbox.calls.streaming import OpenCall
 from callbox.dialects.assembly import CallEvents
@@ -14,12 +14,11 @@ from callbox.dialects.openai_chat_reply import (
     REASONING_FIELDS,
     call_vendor,
     extra_fields,
-    objects,
     read_model,
     read_reply,
     thinking_text,
 )
-from callbox.dialects.wire import as_list, as_object, as_text, plain
+from callbox.dialects.wire import as_object, as_objects, as_text, plain
 from callbox.messages import NO_USAGE, Finished, Message, ReasoningDelta, Reply, StreamEvent, TextDelta
 from callbox.values import JsonObject
 
@@ -54,7 +53,7 @@ class OpenAIChatReader:
         self._model = self._model or read_model(body)
         self._usage = body.get("usage") or self._usage
         events: list[StreamEvent] = []
-        for choice in objects(body.get("choices")):
+        for choice in as_objects(body.get("choices")):
             if not self._started and choice:
                 self._started = True
                 self._choice = choice.get("index")
@@ -78,7 +77,8 @@ class OpenAIChatReader:
         items = [_whole(calls[entry]) if isinstance(entry, int) else entry for entry in self._order]
         content = [{**part, "text": "".join(texts)} if texts else part for part, texts in self._content]
         message = {**self._message, "content": content, "tool_calls": items}
-        message[self._reasoning_field] = "".join(self._reasoning)
+        if self._reasoning:
+            message[self._reasoning_field] = "".join(self._reasoning)
         return [*events, Finished(read_reply(message, self._finish_reason, self._usage, self._model))]
 
     def _delta(self, delta: JsonObject) -> list[StreamEvent]:
@@ -93,7 +93,7 @@ class OpenAIChatReader:
         if isinstance(content, str) and content:
             self._add_content({"type": "text", "text": content})
             events.append(TextDelta(content))
-        for part in objects(content):
+        for part in as_objects(content):
             self._add_content(part)
             if part.get("type") == "thinking":
                 events.append(ReasoningDelta(thinking_text(part)))
@@ -102,7 +102,7 @@ class OpenAIChatReader:
         legacy = as_object(delta.get("function_call"))
         if legacy:
             events += self._piece("function_call", {"function": legacy, "legacy": True})
-        for piece in objects(delta.get("tool_calls")):
+        for piece in as_objects(delta.get("tool_calls")):
             events += self._piece(piece.get("index"), piece)
         self._message = _merge(self._message, extra_fields(delta, KNOWN_FIELDS))
         return events
@@ -154,7 +154,7 @@ def _merge(old: JsonObject, new: JsonObject) -> JsonObject:
         elif isinstance(before, str) and isinstance(value, str):
             merged[key] = before + value
         elif isinstance(before, list) and isinstance(value, list):
-            merged[key] = [*as_list(before), *as_list(value)]
+            merged[key] = [*cast("list[Any]", before), *cast("list[Any]", value)]
         elif isinstance(before, dict) and isinstance(value, dict):
             merged[key] = _merge(as_object(before), as_object(value))
         else:

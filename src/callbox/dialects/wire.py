@@ -50,6 +50,11 @@ def as_list(value: Any) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
+def as_objects(value: Any) -> list[JsonObject]:
+    """The non-empty objects of a list, each made `plain`: people put SDK objects into dicts of their own."""
+    return [found for found in (as_object(plain(item)) for item in as_list(value)) if found]
+
+
 def as_text(value: Any) -> str:
     """The value if it is a string, else ``""``."""
     return value if isinstance(value, str) else ""
