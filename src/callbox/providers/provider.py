@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from callbox.messages import Message, Reply, StreamEvent
-from callbox.tools.tool import Tool
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from callbox.messages import Message, Reply, StreamEvent
+    from callbox.tools.tool import Tool
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
 """``"auto"``, ``"none"``, ``"required"``, or the name of the one tool that must be called."""
@@ -43,8 +45,9 @@ class Request:
 class Provider(Protocol):
     """A client of one model API.
 
-    Raises only `errors.ProviderError` and its kinds (and cancellation). Retries of what is retryable happen inside,
-    bounded and with backoff; what it raises in the end is final.
+    Raises only `errors.ProviderError` and its kinds (and cancellation), and `errors.ConfigurationError` for
+    a missing key or package. Retries of what is retryable happen inside, bounded and with backoff; what it
+    raises in the end is final.
     """
 
     @property
