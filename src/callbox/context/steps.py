@@ -28,7 +28,7 @@ class Held:
     Attributes:
         handle: What it is read again by once it is gone.
         result: As the tool returned it.
-        tokens: What it costs as it is.
+        tokens: What it costs as it stands now.
         step, entry, part: Where it is: `part` counts the parts of the entry's message.
         gone: It was cleared or left out.
     """

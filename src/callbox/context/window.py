@@ -42,6 +42,7 @@ class WindowReport:
 
     Attributes:
         tokens: Of the messages to send.
+        result_tokens: Of the results in them, stubs included.
         budget_tokens: What they may be, together with what `Window.fit` was told to reserve.
         messages: How many there are to send.
         cleared_results: Results that became stubs.
@@ -53,6 +54,7 @@ class WindowReport:
     """
 
     tokens: int
+    result_tokens: int
     budget_tokens: int
     messages: int
     cleared_results: int
@@ -126,6 +128,7 @@ class Window:
         self.messages: list[Message] = []
         self.cleared = ClearedResults()
         self._counted = 0
+        self._counted_results = 0
         self._reserve = 0
         self._steps: list[Step] = []
         self._numbered = 0
@@ -157,6 +160,7 @@ class Window:
             if isinstance(part, ToolResult):
                 held = Held(f"res_{len(self._held) + 1}", part, tokens, step, entry, place)
                 self._held.append(held)
+                self._counted_results += tokens
                 step.results.append(held)
         step.entries.append(entry)
         self._counted += entry.tokens
@@ -240,6 +244,7 @@ class Window:
         taken, scale = self._taken, self.calibration.scale
         return WindowReport(
             tokens=self.tokens,
+            result_tokens=scale(self._counted_results),
             budget_tokens=self.budget_tokens,
             messages=len(self.messages),
             cleared_results=taken.cleared_results,
@@ -295,6 +300,7 @@ class Window:
             self._taken.dropped_messages += messages
         before = self._counted
         self._counted -= sum([step.tokens for step in going])
+        self._counted_results -= sum([held.tokens for step in going for held in step.results])
         self._steps = [step for step in self._steps if step.number not in chosen]
         self._rebuild()
         self._taken.dropped_tokens += before - self._counted
@@ -375,10 +381,12 @@ class Window:
         content[held.part] = replacement
         entry.message = replace(entry.message, content=tuple(content))
         entry.tokens -= saved
+        held.tokens -= saved
         self.messages[entry.position] = entry.message
         self.cleared.keep(held.handle, held.result.content)
         held.gone = True
         self._counted -= saved
+        self._counted_results -= saved
         self._taken.cleared_results += 1
         self._taken.cleared_tokens += saved
 
