@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from callbox.errors import DefinitionError
@@ -23,6 +23,7 @@ class Check:
         parameters: The arguments it takes, by name.
         optional: Those of them that may be absent.
         context_parameter: Parameter that takes the `CallContext`.
+        needs_instance: It is a method of the tool's class, not bound yet.
     """
 
     function: Callable[..., Any]
@@ -30,10 +31,21 @@ class Check:
     parameters: tuple[str, ...]
     optional: frozenset[str] = frozenset()
     context_parameter: str | None = None
+    needs_instance: bool = False
+
+    def bind(self, instance: object | None, owner: type | None) -> Check:
+        """The check of one instance's tool; a plain function stays as it is."""
+        if not self.needs_instance:
+            return self
+        return replace(self, function=self.function.__get__(instance, owner), needs_instance=False)
 
 
-def inspect_check(function: Callable[..., Any], tool_name: str, arguments: Collection[str]) -> Check:
+def inspect_check(
+    function: Callable[..., Any], tool_name: str, arguments: Collection[str], *, is_method: bool = False
+) -> Check:
     """Read a check's signature. Its parameters must be some of the tool's own, and optionally a `CallContext`.
+
+    `is_method`: the tool is a method that is not bound yet, so a check may start with ``self`` as well.
 
     Raises:
         DefinitionError: It asks for something that the tool does not take.
@@ -41,7 +53,9 @@ def inspect_check(function: Callable[..., Any], tool_name: str, arguments: Colle
     context = context_parameter(function)
     parameters: list[str] = []
     optional: set[str] = set()
-    for name, parameter in inspect.signature(function).parameters.items():
+    found = list(inspect.signature(function).parameters.items())
+    needs_instance = is_method and bool(found) and found[0][0] not in arguments and found[0][0] != context
+    for name, parameter in found[1:] if needs_instance else found:
         if name == context:
             continue
         if name not in arguments:
@@ -52,4 +66,5 @@ def inspect_check(function: Callable[..., Any], tool_name: str, arguments: Colle
         parameters.append(name)
         if parameter.default is not inspect.Parameter.empty:
             optional.add(name)
-    return Check(function, inspect.iscoroutinefunction(function), tuple(parameters), frozenset(optional), context)
+    is_async = inspect.iscoroutinefunction(function)
+    return Check(function, is_async, tuple(parameters), frozenset(optional), context, needs_instance)

@@ -6,12 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable
+from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from callbox.errors import ConfigurationError, DefinitionError
 from callbox.tools.check import Check, inspect_check
+from callbox.tools.schema import compile_schema
 from callbox.values import JsonObject
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Draft202012Validator
 
 Effect: TypeAlias = Literal["read", "write", "destructive", "egress"]
 """What running a tool does to the world. `read` changes nothing; the others run one at a time, in the model's order."""
@@ -41,12 +46,14 @@ class FunctionBinding:
         context_parameter: Parameter that takes the `CallContext`, hidden from the model.
         convert: Turns validated JSON arguments into the Python objects that the hints name
             (enum members, models, dates); None where JSON values are already right.
+        needs_instance: It is a method, read from its class: take the tool from an instance instead.
     """
 
     function: Callable[..., Any]
     is_async: bool
     context_parameter: str | None = None
     convert: Callable[[JsonObject], dict[str, Any]] | None = None
+    needs_instance: bool = False
     kind: Literal["function"] = "function"
 
 
@@ -82,6 +89,7 @@ class Tool:
         returns: JSON Schema of the result, where it is known.
         checks: Semantic checks, run in order after validation.
         pinned: Always sent to the model, whatever `context.selection` thinks.
+        validator: `parameters`, compiled (see `tools.schema`).
         version: Digest of what the model sees and of the effect; a changed contract is another version.
     """
 
@@ -102,6 +110,7 @@ class Tool:
     returns: JsonObject | None = None
     checks: list[Check] = field(default_factory=list[Check])
     pinned: bool = False
+    validator: Draft202012Validator = field(init=False, repr=False)
     version: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,6 +129,12 @@ class Tool:
                 f"Tool {self.name!r} allows retries, but a second run might do its work twice.",
                 hint="Say idempotent=True if it is safe, or drop retries=.",
             )
+        if not self.description.strip():
+            raise DefinitionError(
+                f"Tool {self.name!r} has no description, so a model cannot know when to use it.",
+                hint="Write a docstring, or pass description=.",
+            )
+        object.__setattr__(self, "validator", compile_schema(self.parameters, self.name))
         contract = [self.name, self.description, self.parameters, self.effect, sorted(self.scopes)]
         digest = hashlib.sha256(json.dumps(contract, sort_keys=True, ensure_ascii=True).encode())
         object.__setattr__(self, "version", digest.hexdigest()[:16])
@@ -132,14 +147,23 @@ class Tool:
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Tool:
         """A tool defined in a class body, read from an instance, is that instance's bound tool."""
-        if instance is None or not isinstance(self.binding, FunctionBinding):
+        binding = self.binding
+        if not isinstance(binding, FunctionBinding) or not hasattr(binding.function, "__get__"):
             return self
-        bound = self.binding.function.__get__(instance, owner)
-        return replace(self, binding=replace(self.binding, function=bound))
+        if instance is None and not isinstance(binding.function, classmethod):
+            return self
+        function = binding.function.__get__(instance, owner)
+        # A shallow copy and not `replace`, which would check and compile everything again on every attribute access.
+        bound = copy(self)
+        object.__setattr__(bound, "binding", replace(binding, function=function, needs_instance=False))
+        object.__setattr__(bound, "checks", [check.bind(instance, owner) for check in self.checks])
+        return bound
 
     def check(self, function: Callable[..., Awaitable[str | None] | str | None]) -> Callable[..., Any]:
         """Decorator: add a semantic check. Its parameters are those of the tool's that it needs, and a `CallContext`."""
-        self.checks.append(inspect_check(function, self.name, self.parameters.get("properties", {})))
+        is_method = isinstance(self.binding, FunctionBinding) and self.binding.needs_instance
+        arguments = self.parameters.get("properties", {})
+        self.checks.append(inspect_check(function, self.name, arguments, is_method=is_method))
         return function
 
     @property
@@ -151,4 +175,3 @@ class Tool:
 def sanitize_name(name: str) -> str:
     """The nearest valid tool name: ``"math.factorial!"`` becomes ``"math_factorial"``."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:64] or "tool"
-

@@ -7,7 +7,7 @@ from typing import Any
 
 from callbox.errors import DefinitionError
 from callbox.tools.signature import tool as make_tool
-from callbox.tools.tool import Tool
+from callbox.tools.tool import FunctionBinding, Tool
 
 # Dialects live four floors above and may not be imported from here; `callbox/__init__.py`, which stands above all
 # floors, puts their renderer in. See docs/decisions/0003-composition-root.md.
@@ -39,6 +39,11 @@ class Toolset:
             if made.name in self._tools:
                 raise DefinitionError(
                     f"Two tools are named {made.name!r}.", hint="Rename one with @tool(name=...)."
+                )
+            if isinstance(made.binding, FunctionBinding) and made.binding.needs_instance:
+                raise DefinitionError(
+                    f"Tool {made.name!r} is a method without its object.",
+                    hint="Take it from an instance: Toolset([service.method]), not Toolset([Service.method]).",
                 )
             self._tools[made.name] = made
 
