@@ -68,11 +68,16 @@ class Anthropic(HostedProvider):
 
     def _connect(self) -> Any:
         try:
-            from anthropic import AsyncAnthropic
+            from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
         except ImportError:
             raise self._missing_package() from None
         return AsyncAnthropic(
-            api_key=self._api_key, base_url=self._base_url, default_headers=self._headers, max_retries=0
+            api_key=self._api_key,
+            base_url=self._base_url,
+            default_headers=self._headers,
+            max_retries=0,
+            # The SDK's own choice, but for a destructor that closes it in whatever event loop runs by then.
+            http_client=DefaultAsyncHttpxClient(),
         )
 
     def _lacks_key(self, exception: Exception) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import httpx
 
 from callbox.dialects.wire import as_list, as_object, as_objects, plain
 from callbox.providers.hosted import DEFAULT_OPTIONS, HostedProvider, Options, Wire, close_quietly, only
@@ -57,19 +60,27 @@ class Gemini(HostedProvider):
         self._api_key = api_key
         self._base_url = base_url
         self._headers = dict(headers or {})
+        self._transports: WeakKeyDictionary[Any, httpx.AsyncClient] = WeakKeyDictionary()
 
     def _connect(self) -> Any:
         try:
             from google import genai
         except ImportError:
             raise self._missing_package() from None
+        # Our own, since the SDK would take aiohttp where that happens to be installed, which behaves
+        # otherwise when a connection breaks, and would close it in whatever event loop runs when it is
+        # collected.
+        transport = httpx.AsyncClient(follow_redirects=True)
+        http = genai.types.HttpOptions(
+            base_url=self._base_url, headers=self._headers or None, httpx_async_client=transport
+        )
         try:
-            return genai.Client(
-                api_key=self._api_key,
-                http_options=genai.types.HttpOptions(base_url=self._base_url, headers=self._headers or None),
-            )
+            client = genai.Client(api_key=self._api_key, http_options=http)
         except ValueError:
             missing = self._missing_key()
+        else:
+            self._transports[client] = transport
+            return client
         raise missing
 
     def _body(self, request: Request) -> JsonObject:
@@ -131,6 +142,7 @@ class Gemini(HostedProvider):
 
     async def _close_client(self, client: Any) -> None:
         await client.aio.aclose()
+        await self._transports.pop(client).aclose()
 
     def _completes(self, chunk: Any) -> bool:
         found = as_object(plain(chunk))

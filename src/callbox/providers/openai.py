@@ -59,7 +59,7 @@ class _OverOpenAI(HostedProvider):
 
     def _connect(self) -> Any:
         try:
-            from openai import AsyncOpenAI, OpenAIError
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
         except ImportError:
             raise self._missing_package() from None
 
@@ -70,6 +70,9 @@ class _OverOpenAI(HostedProvider):
                 organization=self._organization,
                 default_headers=self._headers,
                 max_retries=0,
+                # The SDK's own choice, but for a destructor that closes it in whatever event loop runs by
+                # then.
+                http_client=DefaultAsyncHttpxClient(),
             )
 
         try:

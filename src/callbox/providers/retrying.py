@@ -86,4 +86,10 @@ async def retried(
         retry=tenacity.retry_if_exception(worth_it),
         reraise=True,
     )
-    return await attempts(ask)
+
+    async def attempt() -> T:
+        # tenacity awaits what it can see to be a coroutine function; a lambda that returns a coroutine is
+        # none.
+        return await ask()
+
+    return await attempts(attempt)
