@@ -6,8 +6,10 @@ import hashlib
 import json
 from typing import Any, cast, get_args
 
+from callbox.calls import strict_json
 from callbox.calls.call import MISSING, NO_VENDOR, CallError, ErrorCode, Problem, ToolCall, ToolResult
 from callbox.dialects.wire import as_list, as_object, as_text
+from callbox.limits import DEFAULT_LIMITS
 from callbox.tools.tool import NAME, sanitize_name
 from callbox.values import JsonObject
 
@@ -62,23 +64,12 @@ def parsed_call(call: ToolCall) -> ToolCall:
     if not isinstance(text, str):
         return call
     try:
-        value: Any = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        value = strict_json.parse(text, DEFAULT_LIMITS)
+    except strict_json.StrictJsonError:
         return call
     if not isinstance(value, dict):
         return call
     return ToolCall(call.id, call.name, value, text, call.repairs, call.error, call.vendor)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("duplicate key")
-    return found
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)
 
 
 def parsed_result(call_id: str, name: str, content: str, vendor: Any = NO_VENDOR) -> ToolResult:

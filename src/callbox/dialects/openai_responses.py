@@ -3,13 +3,14 @@
 What such a list cannot say, so that `parse(write(m))` differs from `m` there:
 
 - where one assistant's message, or one message of results, ended and the next began: neighbours become one
-- a call's `repairs` and `error`, an error result's `retryable`; ids over 64 characters, which get shorter
+- a call's `repairs` and `error`, an error result's `retryable`; ids over 64 characters (shortened)
 - a name that is no tool name: models invent them, OpenAI refuses the request, `write` makes a name of it
-- the MIME type behind a URL; media of an assistant; reasoning of another vendor, or that led to nothing
+- the MIME type behind a URL; media of an assistant; reasoning of other vendors, or that led to nothing
 
-What is not understood is kept in `Opaque` and goes back to where it was: ``{"item": {...}}`` is an item of the
-list (a web search, a custom tool's call, a compaction), ``{"part": {...}}`` one piece of a message's content,
-``{"message": {field: value}}`` fields of a message itself. Results go back by ``call_id``, never by ``id``.
+What is not understood is kept in `Opaque` and goes back to where it was: ``{"item": {...}}`` is an item of
+the list (a web search, a custom tool's call, a compaction), ``{"part": {...}}`` one piece of a message's
+content, ``{"message": {field: value}}`` fields of a message itself. Results go back by ``call_id``, never by
+``id``.
 """
 
 from __future__ import annotations
