@@ -75,9 +75,9 @@ def __dir__() -> list[str]:
 
 
 def _define(dialect_name: str, tools: Any, strict: bool) -> Any:
-    from callbox.dialects import dialect
+    from callbox.dialects import find_dialect
 
-    return dialect(dialect_name).define(tools, strict=strict)
+    return find_dialect(dialect_name).define(tools, strict=strict)
 
 
 install_definitions(_define)

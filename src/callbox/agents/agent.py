@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 from callbox.agents.asking import ask
-from callbox.agents.conversation import Context, Conversation
+from callbox.agents.conversation import Context, Conversation, definitions_tokens
 from callbox.agents.loop import Loop
 from callbox.agents.run import Run
 from callbox.agents.stream import RunStream
-from callbox.dialects import dialect
+from callbox.context.counting import Calibration
+from callbox.dialects import find_dialect
 from callbox.errors import ConfigurationError, ProviderError
 from callbox.gate.caller import ANYONE, Budget, Caller
 from callbox.gate.gate import Gate
@@ -24,7 +26,7 @@ from callbox.providers.registry import provider as find_provider
 from callbox.tools.tool import Tool
 from callbox.tools.toolset import Toolset
 
-Prompt = str | Message | Sequence[Message]
+Prompt: TypeAlias = str | Message | Sequence[Message]
 """What the person says: text, or messages with images in them."""
 
 
@@ -62,11 +64,14 @@ class Agent:
         self.provider: Provider = find_provider(model)
         self.instructions = instructions
         self.context = context or Context()
+        if self.context.calibration is None:
+            self.context = replace(self.context, calibration=Calibration())
         self.limits = limits
         toolset = tools if isinstance(tools, Toolset) else Toolset(tools)
         self.gate = Gate(toolset, policy=policy, approver=approver, sanitizer=sanitizer, limits=limits)
         self._settings = request or Request(messages=())
-        self._restore = dialect(self.provider.dialect).restore
+        self._definitions_tokens = definitions_tokens(toolset, self.context.counter)
+        self._restore = find_dialect(self.provider.dialect).restore
 
     @property
     def toolset(self) -> Toolset:
@@ -87,7 +92,7 @@ class Agent:
         Raises:
             ProviderError: The model API failed for good; its `run` attribute holds the run so far.
         """
-        loop, gate = self._begin(prompt, history, caller)
+        loop, gate = self._begin(prompt, history)
         try:
             while (request := loop.next_request()) is not None:
                 reply = await ask(self.provider, loop, request)
@@ -134,7 +139,7 @@ class Agent:
             async for event in agent.stream("Where is A-1042?"):
                 if isinstance(event, TextDelta): print(event.text, end="")
         """
-        loop, gate = self._begin(prompt, history, caller)
+        loop, gate = self._begin(prompt, history)
         return RunStream(self.provider, loop, gate, caller)
 
     async def aclose(self) -> None:
@@ -148,14 +153,16 @@ class Agent:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def _begin(self, prompt: Prompt, history: Sequence[Message], caller: Caller) -> tuple[Loop, Gate]:
-        conversation = Conversation(self.context, self.toolset)
-        if self.instructions and not any(message.role == "system" for message in history[:1]):
+    def _begin(self, prompt: Prompt, history: Sequence[Message]) -> tuple[Loop, Gate]:
+        conversation = Conversation(self.context, self.toolset, self._definitions_tokens)
+        if self.instructions and not any(message.role == "system" for message in history):
             conversation.add(Message.system(self.instructions))
-        for message in history:
+        for message in (*history, *_messages(prompt)):
             conversation.add(message)
-        said = [Message.user(prompt)] if isinstance(prompt, str) else [prompt] if isinstance(prompt, Message) else prompt
-        for message in said:
-            conversation.add(message)
-        gate = self.gate if conversation.toolset is self.toolset else self.gate.with_tools(conversation.toolset)
-        return Loop(conversation, self._settings, Budget(self.limits)), gate
+        return Loop(conversation, self._settings, Budget(self.limits)), self.gate.with_tools(conversation.toolset)
+
+
+def _messages(prompt: Prompt) -> Sequence[Message]:
+    if isinstance(prompt, str):
+        return (Message.user(prompt),)
+    return (prompt,) if isinstance(prompt, Message) else prompt

@@ -57,6 +57,7 @@ class Loop:
             self._end(exhausted)
             return None
         self._closing = exhausted
+        self.conversation.make_room()
         return replace(
             self.settings,
             messages=self.conversation.to_send,
@@ -82,7 +83,7 @@ class Loop:
         self.turns += 1
         self.usage = self.usage + reply.usage
         self.conversation.account(reply)
-        if prepared and self._closing is None:
+        if prepared and self._closing is None and self.settings.tool_choice != "none":
             # Kept back until the results are there: a conversation in which a call has no result is one that every
             # vendor refuses, and a run may be cancelled in between.
             self._pending = _with_calls(reply.message, prepared)

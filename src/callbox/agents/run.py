@@ -33,9 +33,9 @@ class Run:
     id: str
     output: str
     stop: Stop
-    messages: list[Message]
-    calls: list[ToolCall] = field(default_factory=list[ToolCall])
-    results: list[ToolResult] = field(default_factory=list[ToolResult])
+    messages: list[Message] = field(repr=False)
+    calls: list[ToolCall] = field(default_factory=list[ToolCall], repr=False)
+    results: list[ToolResult] = field(default_factory=list[ToolResult], repr=False)
     usage: Usage = NO_USAGE
     cost: RunCost
     turns: int = 0

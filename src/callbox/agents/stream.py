@@ -10,7 +10,7 @@ from callbox.agents.asking import ask_streaming
 from callbox.agents.events import CallFinished, CallProgress, CallRunning, Event, ReplyEnded, RunEnded
 from callbox.agents.loop import Loop
 from callbox.calls.call import ToolCall, ToolResult
-from callbox.dialects import dialect
+from callbox.dialects import find_dialect
 from callbox.errors import ProviderError
 from callbox.gate.caller import Caller
 from callbox.gate.gate import Gate
@@ -29,7 +29,7 @@ class RunStream:
         self._loop = loop
         self._gate = gate
         self._caller = caller
-        self._restore = dialect(provider.dialect).restore
+        self._restore = find_dialect(provider.dialect).restore
         self._inbox: asyncio.Queue[Event | None] = asyncio.Queue()
         self._events = self._run()
 

@@ -22,7 +22,7 @@ _loaded: dict[str, Dialect] = {}
 NAMES = tuple(_MODULES)
 
 
-def dialect(name: str) -> Dialect:
+def find_dialect(name: str) -> Dialect:
     """The dialect of that name; loaded when first asked for.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from callbox.calls import feedback
 from callbox.calls.call import ToolCall, ToolResult
 from callbox.calls.reading import deduplicate_ids, read_call
-from callbox.dialects import dialect as find_dialect
+from callbox.dialects import find_dialect
 from callbox.gate.caller import ANYONE, Budget, Caller
 from callbox.gate.path import Approver, CallPath, Observer, Sanitizer
 from callbox.gate.runners.function import ExternalRunner, FunctionRunner

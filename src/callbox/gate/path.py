@@ -52,6 +52,19 @@ class Observer(Protocol):
         ...
 
 
+class _Attempt:
+    """One run of the tool. A tool that runs in a thread may outlive it, and asks here whether anybody still waits."""
+
+    __slots__ = ("abandoned", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.abandoned = False
+
+    def is_abandoned(self) -> bool:
+        return self.abandoned
+
+
 @dataclass(slots=True)
 class Passage:
     """One call on its way."""
@@ -65,15 +78,15 @@ class Passage:
     expired: bool = False
     """The last attempt was ended by its deadline, not by a TimeoutError of the tool's own."""
 
-    def context(self, key: str, abandoned: asyncio.Event) -> CallContext:
-        """What the tool may know. `abandoned` is set when nobody waits for this attempt any more."""
+    def context(self, key: str, timeout_s: float, attempt: _Attempt) -> CallContext:
+        """What the tool may know."""
         call, caller, budget = self.call, self.caller, self.budget
-        deadline = time.monotonic() + self.timeout_s
+        deadline = time.monotonic() + timeout_s
         return CallContext(
             call_id=call.id,
             tool=call.name,
             idempotency_key=key,
-            attempt=self.attempts,
+            attempt=attempt.number,
             run_id=budget.run_id,
             session_id=caller.session_id,
             user_id=caller.user_id,
@@ -81,7 +94,7 @@ class Passage:
             scopes=caller.scopes,
             state=caller.state,
             remaining_s=lambda: max(0.0, deadline - time.monotonic()),
-            is_cancelled=abandoned.is_set,
+            is_cancelled=attempt.is_abandoned,
             report=self._reporter(),
         )
 
@@ -162,7 +175,9 @@ class CallPath:
                 continue  # it is about an optional argument that the model left out
             named = {name: arguments[name] for name in check.parameters if name in arguments}
             if check.context_parameter is not None:
-                named[check.context_parameter] = passage.context(f"{passage.budget.run_id}.check", asyncio.Event())
+                named[check.context_parameter] = passage.context(
+                    f"{passage.budget.run_id}.check", passage.timeout_s, _Attempt(1)
+                )
             try:
                 async with asyncio.timeout(passage.timeout_s):
                     verdict = check.function(**named)
@@ -242,13 +257,16 @@ class CallPath:
 
         async def attempt(number: int) -> Any:
             passage.attempts = number
-            abandoned = asyncio.Event()
+            timeout_s = passage.timeout_s
+            this = _Attempt(number)
             try:
-                async with asyncio.timeout(passage.timeout_s) as deadline:
+                async with asyncio.timeout(timeout_s) as deadline:
                     try:
-                        return await runner.run(tool, call.arguments, passage.context(key, abandoned))
+                        return await runner.run(
+                            tool, call.arguments, lambda: passage.context(key, timeout_s, this)
+                        )
                     except asyncio.CancelledError:
-                        abandoned.set()
+                        this.abandoned = True
                         raise
             except TimeoutError:
                 passage.expired = deadline.expired()

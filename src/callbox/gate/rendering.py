@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
 
 def render(value: Any, chars_max: int) -> tuple[str, bool]:
     """The text of a tool's return value, and whether it had to be cut.
@@ -27,7 +29,7 @@ def render(value: Any, chars_max: int) -> tuple[str, bool]:
 
 def _json(value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _ENCODE(value)
     except (TypeError, ValueError, RecursionError):
         return _json_of_objects(value)
 

@@ -47,8 +47,9 @@ class Turn:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._end([task for _, task in self._early.values()])
-        self._early.clear()
+        if self._early:
+            await self._end([task for _, task in self._early.values()])
+            self._early.clear()
 
     def prepare(self, calls: Sequence[ToolCall]) -> list[Prepared]:
         """Read calls as the gate does, in the terms of the dialect that they came in."""
@@ -86,7 +87,8 @@ class Turn:
         for index, (call, tool) in enumerate(ready):
             if call.error is not None or tool is None:
                 results[index] = self._refuse(call, ToolResult.failed(call, call.error or feedback.cancelled()))
-        await self._drop_changed([call for call, _ in ready])
+        if self._early:
+            await self._drop_changed([call for call, _ in ready])
         runnable = [tool if results[index] is None else None for index, (_, tool) in enumerate(ready)]
         for group in plan(runnable):
             if len(group) == 1:

@@ -59,9 +59,6 @@ async def test_the_model_may_correct_itself():
 
 
 async def test_a_model_that_only_errs_is_asked_to_close_and_ends_with_an_answer():
-    def stubborn(messages):
-        return {"call": "nope", "arguments": {}} if asked[0] < 3 else "I cannot."
-
     asked = [0]
 
     def turn(messages):
@@ -154,14 +151,20 @@ async def test_a_context_that_overflowed_is_made_smaller_and_sent_again():
         """Dump a lot."""
         return f"{part} " * 5_000
 
-    calls = [{"call": "dump", "arguments": {"part": part}} for part in range(8)]
-    model = Scripted([*calls, ContextOverflow("too long"), "done"])
-    run = await Agent(model, [dump]).run("?")
+    sizes = []
+
+    def model(messages):
+        sizes.append(sum(len(message.text) for message in messages))
+        if len(sizes) <= 8:
+            return {"call": "dump", "arguments": {"part": len(sizes)}}
+        return ContextOverflow("too long") if len(sizes) == 9 else "done"
+
+    run = await Agent(Scripted(model), [dump]).run("?")
     assert run.output == "done"
-    refused, accepted = model.requests[-2:]
-    assert sum(len(message.text) for message in accepted.messages) < sum(len(m.text) for m in refused.messages)
+    assert sizes[9] < sizes[8]
     assert len(run.results) == 8
     assert all(len(result.content) > 5_000 for result in run.results)
+    assert run.cost.last.saved_by_clearing > 0
 
 
 async def test_a_context_that_cannot_be_smaller_is_the_callers_problem():

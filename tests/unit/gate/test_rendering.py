@@ -56,10 +56,21 @@ def test_what_no_rule_covers_becomes_its_text():
     assert json.loads(text({"o": Odd()})) == {"o": "odd one"}
 
 
-def test_a_value_that_contains_itself_is_named_only():
+def test_a_value_that_contains_itself_is_still_json():
     loop = []
     loop.append(loop)
-    assert json.loads(text(loop)) == "<list>"
+    assert isinstance(json.loads(text(loop)), list)
+
+
+def test_a_value_whose_own_serialiser_fails_is_named_only():
+    class Broken(pydantic.BaseModel):
+        x: int
+
+        @pydantic.model_serializer
+        def fail(self):
+            raise ValueError("secret")
+
+    assert json.loads(text([Broken(x=1)])) == "<list>"
 
 
 def test_a_lone_surrogate_cannot_break_the_clients_encoder():

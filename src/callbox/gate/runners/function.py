@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from callbox.gate.runners.threads import Threads
@@ -17,13 +18,13 @@ class FunctionRunner:
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
 
-    async def run(self, tool: Tool, arguments: JsonObject, context: CallContext) -> Any:
+    async def run(self, tool: Tool, arguments: JsonObject, context: Callable[[], CallContext]) -> Any:
         """See `Runner.run`."""
         binding = tool.binding
         assert isinstance(binding, FunctionBinding)
         named = binding.convert(arguments) if binding.convert is not None else arguments
         if binding.context_parameter is not None:
-            named = {**named, binding.context_parameter: context}
+            named = {**named, binding.context_parameter: context()}
         if binding.is_async:
             return await binding.function(**named)
         result = await self._threads.run(lambda: binding.function(**named))
@@ -40,13 +41,14 @@ class ExternalRunner:
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
 
-    async def run(self, tool: Tool, arguments: JsonObject, context: CallContext) -> Any:
+    async def run(self, tool: Tool, arguments: JsonObject, context: Callable[[], CallContext]) -> Any:
         """See `Runner.run`."""
         binding = tool.binding
         assert isinstance(binding, ExternalBinding)
         if binding.is_async:
-            return await binding.run(tool.name, arguments, context)
-        return await self._threads.run(lambda: binding.run(tool.name, arguments, context))
+            return await binding.run(tool.name, arguments, context())
+        made = context()
+        return await self._threads.run(lambda: binding.run(tool.name, arguments, made))
 
     async def aclose(self) -> None:
         """See `Runner.aclose`."""
