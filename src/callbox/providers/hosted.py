@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
 from callbox.clock import Clock, SystemClock
-from callbox.dialects import dialect
+from callbox.dialects import find_dialect
 from callbox.dialects.wire import as_object
 from callbox.errors import (
     ConfigurationError,
@@ -115,7 +115,7 @@ class HostedProvider(ABC):
         if not model:
             raise ConfigurationError(f"{self.vendor} needs the name of a model.")
         self._model = model
-        self._speaks: Dialect = dialect(dialect_name)
+        self._speaks: Dialect = find_dialect(dialect_name)
         self._options = options
         self._given = client
         self._secrets = secrets
