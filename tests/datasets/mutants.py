@@ -1,0 +1,409 @@
+"""Wrong versions of right calls: each made by one change, each with the one answer that is right for it.
+
+A mutator consults the schema, so that a mutant is wrong for certain: 5.0 is an integer, a string is fine
+where anything is. What it consults is `accepts`, a few lines written from the JSON Schema specification
+(2020-12, validation, section 6) for the keywords of these schemas: the validator under test does not mark its
+own work.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from callbox.values import json_pointer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from random import Random
+
+    from callbox.tools.tool import Tool
+
+Path = tuple[str | int, ...]
+
+ITEMS_CHANGED_MAX = 2
+"""Of one array: the first and one more. A list of fifty would give fifty times the same mutant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One wrong call.
+
+    Attributes:
+        kind: What was done to it.
+        text: The arguments as a model would send them.
+        problems: What must be reported and nothing else: code and JSON Pointer; empty if it must be repaired.
+        restored: What a lossless repair gives; None where there is none, and only a report is right.
+        malformed: It is no JSON object: the answer is ``malformed_json``, and no repair.
+        arguments: The changed arguments, where the change can be said in JSON.
+        touched: The top-level argument that was changed.
+    """
+
+    kind: str
+    text: str
+    problems: frozenset[tuple[str, str]] = frozenset()
+    restored: Mapping[str, Any] | None = None
+    malformed: bool = False
+    arguments: Any = None
+    touched: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A value in valid arguments, with the schema that it fits."""
+
+    path: Path
+    schema: Mapping[str, Any]
+    value: Any
+    required: bool
+
+
+# The reference: what a schema of this data set accepts
+
+
+def types_of(schema: Mapping[str, Any]) -> tuple[str, ...]:
+    """The JSON types that a schema names; empty where it accepts any."""
+    declared = schema.get("type", ())
+    return (declared,) if isinstance(declared, str) else tuple(declared)
+
+
+def is_type(value: Any, json_type: str) -> bool:
+    """Whether a JSON value is of that JSON Schema type; 5.0 is an integer, true is no number."""
+    match json_type:
+        case "null":
+            return value is None
+        case "boolean":
+            return isinstance(value, bool)
+        case "integer":
+            return not isinstance(value, bool) and (
+                isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+            )
+        case "number":
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
+        case "string":
+            return isinstance(value, str)
+        case "array":
+            return isinstance(value, list)
+        case _:
+            return isinstance(value, dict)
+
+
+def fits_type(schema: Mapping[str, Any], value: Any) -> bool:
+    """Whether the value is of one of the schema's types."""
+    types = types_of(schema)
+    return not types or any(is_type(value, one) for one in types)
+
+
+def _equal(left: Any, right: Any) -> bool:
+    """JSON equality: 1 is 1.0, and true is not 1."""
+    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+
+
+def accepts(schema: Mapping[str, Any], value: Any) -> bool:
+    """Whether the value is valid."""
+    if not fits_type(schema, value):
+        return False
+    if "enum" in schema and not any(_equal(value, member) for member in schema["enum"]):
+        return False
+    if is_type(value, "number") and value > schema.get("maximum", math.inf):
+        return False
+    if isinstance(value, str):
+        return schema.get("format") != "date" or _is_date(value)
+    if isinstance(value, list):
+        few, many = schema.get("minItems", 0), schema.get("maxItems", math.inf)
+        return few <= len(value) <= many and all(accepts(schema.get("items", {}), item) for item in value)
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        closed = schema.get("additionalProperties") is False
+        return all(name in value for name in schema.get("required", ())) and all(
+            accepts(properties[name], member) if name in properties else not closed
+            for name, member in value.items()
+        )
+    return True
+
+
+def _is_date(text: str) -> bool:
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        return False
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+# Where things can go wrong
+
+
+def places(schema: Mapping[str, Any], value: Any, random: Random, path: Path = ()) -> Iterator[Place]:
+    """Every value in valid arguments, the whole object first."""
+    yield from _places(schema, value, random, path, required=True)
+
+
+def _places(
+    schema: Mapping[str, Any], value: Any, random: Random, path: Path, *, required: bool
+) -> Iterator[Place]:
+    yield Place(path, schema, value, required)
+    if isinstance(value, dict):
+        for name, child in schema.get("properties", {}).items():
+            if name in value:
+                must = name in schema.get("required", ())
+                yield from _places(child, value[name], random, (*path, name), required=must)
+    elif isinstance(value, list) and value and "items" in schema:
+        chosen = {0, *random.sample(range(len(value)), min(len(value), ITEMS_CHANGED_MAX - 1))}
+        for index in sorted(chosen):
+            yield from _places(schema["items"], value[index], random, (*path, index), required=True)
+
+
+def _put(root: Any, path: Path, new: Any) -> Any:
+    """A copy of the arguments in which the value at that path is another one."""
+    if not path:
+        return new
+    step, rest = path[0], path[1:]
+    if isinstance(root, list):
+        return [_put(item, rest, new) if index == step else item for index, item in enumerate(root)]
+    return {name: _put(item, rest, new) if name == step else item for name, item in root.items()}
+
+
+# The mutators. Each yields the mutants that one place allows.
+
+
+def dropped(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Leave a required property out."""
+    for name in place.schema.get("required", ()) if isinstance(place.value, dict) else ():
+        kept = {key: value for key, value in place.value.items() if key != name}
+        yield _structural("dropped", place, root, kept, ("missing_required", (*place.path, name)))
+
+
+def extra(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Add a property that nobody asked for, unlike any that there is."""
+    if isinstance(place.value, dict) and place.schema.get("additionalProperties") is False:
+        name = f"zzq{random.randrange(10_000)}"
+        more = {**place.value, name: random.choice((1, "x", None, True, [], {}))}
+        yield _structural("extra", place, root, more, ("unexpected_property", (*place.path, name)))
+
+
+def misspelt(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Write the name of a property with two letters swapped, one missing, or one doubled."""
+    if not isinstance(place.value, dict) or place.schema.get("additionalProperties") is not False:
+        return
+    for name in place.value:
+        wrong = _misspell(name, place.schema["properties"], random)
+        if wrong is not None:
+            renamed = {wrong if key == name else key: value for key, value in place.value.items()}
+            yield _structural("misspelt", place, root, renamed, ("unexpected_property", (*place.path, wrong)))
+
+
+def _misspell(name: str, taken: Mapping[str, Any], random: Random) -> str | None:
+    if len(name) < 4:
+        return None  # Of so short a name nothing recognisable is left.
+    at = random.randrange(1, len(name) - 1)
+    candidates = [
+        name[:at] + name[at + 1] + name[at] + name[at + 2 :],
+        name[:at] + name[at + 1 :],
+        name[:at] + name[at] + name[at:],
+    ]
+    random.shuffle(candidates)
+    return next((wrong for wrong in candidates if wrong != name and wrong not in taken), None)
+
+
+_OTHERS: tuple[Any, ...] = (None, True, False, 7, -2.5, "seven", [], ["x", 1], {}, {"k": "v"})
+
+
+def retyped(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Put a value of another JSON type there."""
+    others = [
+        other for other in _OTHERS if other is not None or not place.path or isinstance(place.path[-1], int)
+    ]
+    wrong = [other for other in others if not fits_type(place.schema, other)]
+    if wrong and place.path:
+        yield _changed("retyped", place, root, random.choice(wrong), "wrong_type")
+
+
+def stringified(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Write a number or a boolean as a string. Reading it back may be a lossless repair, if it says so."""
+    if isinstance(place.value, (int, float)) and not fits_type(place.schema, ""):
+        yield _changed("stringified", place, root, json.dumps(place.value), "wrong_type", restored=root)
+
+
+def listed(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Put the value into a list of its own."""
+    if place.path and types_of(place.schema) and not fits_type(place.schema, []):
+        yield _changed("listed", place, root, [place.value], "wrong_type")
+
+
+def fractional(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Give an integer a fraction."""
+    if is_type(place.value, "integer") and not fits_type(place.schema, 0.5):
+        fraction = random.choice((0.5, 0.25, 0.001))
+        if float(place.value + fraction) != place.value:  # above 2**52 a fraction is lost on the way
+            yield _changed("fractional", place, root, place.value + fraction, "wrong_type")
+
+
+def null(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Say null. For a required argument that is wrong; for an optional one it may be read as left out."""
+    if not place.path or fits_type(place.schema, None) or isinstance(place.path[-1], int):
+        return
+    if place.required:
+        yield _changed("null_for_required", place, root, None, "wrong_type")
+    else:
+        yield _changed(
+            "null_for_optional", place, root, None, "wrong_type", restored=_without(root, place.path)
+        )
+
+
+def _without(root: Any, path: Path) -> Any:
+    step, rest = path[0], path[1:]
+    if isinstance(root, list):
+        return [_without(item, rest) if index == step else item for index, item in enumerate(root)]
+    return {
+        name: _without(item, rest) if name == step else item
+        for name, item in root.items()
+        if name != step or rest
+    }
+
+
+def not_in_enum(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Use a value of the right type that is not allowed: near one that is, and far from all."""
+    if "enum" not in place.schema:
+        return
+    texts = [member for member in place.schema["enum"] if isinstance(member, str) and member]
+    near = [form for text in texts for form in (text + "s", text.swapcase(), f" {text}", text[:-1])]
+    random.shuffle(near)
+    numbers = [max((n for n in place.schema["enum"] if is_type(n, "number")), default=0) + 1]
+    for candidates in (near, ["zzq"], numbers, [""]):
+        for wrong in candidates:
+            if fits_type(place.schema, wrong) and not accepts(place.schema, wrong):
+                yield _changed("not_in_enum", place, root, wrong, "not_in_enum")
+                break
+
+
+def ill_formatted(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Write a date that is none."""
+    if place.schema.get("format") == "date" and isinstance(place.value, str):
+        for wrong in ("yesterday", "2023-02-30", "01/02/2023", place.value + "T00:00:00Z"):
+            yield _changed("ill_formatted", place, root, wrong, "invalid_format")
+
+
+def out_of_range(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Exceed a bound."""
+    if "maximum" in place.schema and is_type(place.value, "number"):
+        for more in (1, 1_000_000):
+            yield _changed("out_of_range", place, root, place.schema["maximum"] + more, "out_of_range")
+
+
+def doubly_encoded(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Send an object or a list as a string of JSON. It says the same, so it must be repaired."""
+    if isinstance(place.value, (dict, list)) and types_of(place.schema) and not fits_type(place.schema, ""):
+        encoded = json.dumps(place.value)
+        yield Mutant(
+            "doubly_encoded" if not place.path else "doubly_encoded_inside",
+            json.dumps(_put(root, place.path, encoded)),
+            restored=root,
+        )
+
+
+def wrapped(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Send the arguments in what means nothing: a code fence, a list, a key that only says "arguments"."""
+    if place.path:
+        return
+    yield Mutant("fenced", f"```json\n{json.dumps(root, indent=2)}\n```", restored=root)
+    yield Mutant("in_a_list", json.dumps([root]), restored=root)
+    key = random.choice(("arguments", "parameters", "input"))
+    if key not in place.schema["properties"]:
+        yield Mutant("under_a_key", json.dumps({key: root}), restored=root)
+
+
+def integer_as_float(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Write an integer as 5.0. It is the same number, but a function that wants an int must get one."""
+    if isinstance(place.value, int) and types_of(place.schema) == ("integer",) and abs(place.value) < 2**53:
+        text = json.dumps(_put(root, place.path, float(place.value)))
+        yield Mutant("integer_as_float", text, restored=root)
+
+
+def malformed(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
+    """Send what is not one JSON object: cut off, followed by more, with a key twice, with NaN."""
+    if place.path:
+        return
+    text = json.dumps(root)
+    yield Mutant("truncated", text[: random.randrange(1, len(text))], malformed=True)
+    yield Mutant("trailing", text + random.choice(("}", " {}", ", ", " done", text)), malformed=True)
+    if root:
+        name, value = random.choice(list(root.items()))
+        yield Mutant(
+            "duplicate_key", f"{{{json.dumps(name)}: {json.dumps(value)}, {text[1:]}", malformed=True
+        )
+        not_a_number = random.choice((math.nan, math.inf, -math.inf))
+        yield Mutant("not_a_number", json.dumps({**root, name: not_a_number}), malformed=True)
+
+
+MUTATORS: tuple[Callable[[Place, Any, Random], Iterator[Mutant]], ...] = (
+    dropped,
+    extra,
+    misspelt,
+    retyped,
+    stringified,
+    listed,
+    fractional,
+    null,
+    not_in_enum,
+    ill_formatted,
+    out_of_range,
+    doubly_encoded,
+    wrapped,
+    integer_as_float,
+    malformed,
+)
+
+
+def mutants(tool: Tool, arguments: Mapping[str, Any], random: Random) -> Iterator[Mutant]:
+    """All mutants of one valid call, and one in which two things are wrong at once."""
+    made = [
+        mutant
+        for place in places(tool.parameters, arguments, random)
+        for mutate in MUTATORS
+        for mutant in mutate(place, arguments, random)
+    ]
+    yield from made
+    single = [mutant for mutant in made if mutant.touched is not None and mutant.restored is None]
+    random.shuffle(single)
+    for first, second in pairwise(single):
+        if first.touched != second.touched:
+            yield _both(arguments, first, second)
+            break
+
+
+def _both(root: Mapping[str, Any], first: Mutant, second: Mutant) -> Mutant:
+    """Both changes in one call, which must report just the two problems."""
+    merged = dict(root)
+    for mutant in (first, second):
+        assert mutant.touched is not None
+        if mutant.touched in mutant.arguments:
+            merged[mutant.touched] = mutant.arguments[mutant.touched]
+        else:
+            del merged[mutant.touched]
+    return Mutant("two_changes", json.dumps(merged), first.problems | second.problems, arguments=merged)
+
+
+def _changed(kind: str, place: Place, root: Any, value: Any, code: str, restored: Any = None) -> Mutant:
+    """One value is another one; the one problem is at its own place."""
+    assert not accepts(place.schema, value), (kind, place, value)
+    arguments = _put(root, place.path, value)
+    problems = frozenset({(code, json_pointer(place.path))})
+    return Mutant(kind, json.dumps(arguments), problems, restored, False, arguments, str(place.path[0]))
+
+
+def _structural(kind: str, place: Place, root: Any, value: Any, problem: tuple[str, Path]) -> Mutant:
+    """An object has other members; the one problem is at the member that came or went."""
+    assert not accepts(place.schema, value), (kind, place, value)
+    arguments = _put(root, place.path, value)
+    code, path = problem
+    # A name that was misspelt at the top goes and comes at once: such a change cannot be laid over another.
+    touched = None if kind == "misspelt" else str(path[0])
+    problems = frozenset({(code, json_pointer(path))})
+    return Mutant(kind, json.dumps(arguments), problems, None, False, arguments, touched)
