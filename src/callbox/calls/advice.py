@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from callbox.calls.call import ProblemCode
-from callbox.calls.shapes import Document, Place
+from callbox.calls.shapes import Document, Place, items
 from callbox.calls.suggestion import misspelt
 from callbox.calls.wording import kind_of, literal
 from callbox.values import JsonValue
@@ -64,9 +64,10 @@ def _other_type(value: Any, wanted: frozenset[str]) -> str | None:
     if value in (0, 1) and not isinstance(value, bool) and "boolean" in wanted:
         return f"Send {'true' if value else 'false'}."
     if isinstance(value, list):
+        only = items(value)
         return (
-            "Send the item itself, not an array." if len(value) == 1 and kind_of(value[0]) in wanted else None
-        )  # pyright: ignore[reportUnknownArgumentType] - JSON
+            "Send the item itself, not an array." if len(only) == 1 and kind_of(only[0]) in wanted else None
+        )
     return None if value is None else _in_array(value, wanted)
 
 

@@ -42,8 +42,11 @@ ProblemCode: TypeAlias = Literal[
 
 
 class _NoVendor(Mapping[str, JsonValue]):
-    """An empty mapping that cannot be filled. A mappingproxy has no hash before Python 3.12, which dataclasses take for
-    mutable and refuse as a default; nor can it be pickled."""
+    """An empty mapping that cannot be filled.
+
+    A mappingproxy has no hash before Python 3.12, which dataclasses take for mutable and refuse as a default;
+    nor can it be pickled.
+    """
 
     __slots__ = ()
 
@@ -68,7 +71,18 @@ class _NoVendor(Mapping[str, JsonValue]):
 
 NO_VENDOR: Mapping[str, JsonValue] = _NoVendor()
 
-MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING", "__slots__": ()})()
+
+class _Missing:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __reduce__(self) -> str:
+        return "MISSING"  # it is known by identity, so a copy must be the thing itself
+
+
+MISSING: Any = _Missing()
 """There was nothing at that path (None would say that there was a null)."""
 
 
@@ -141,7 +155,7 @@ class CallError:
         return out
 
     def render(self) -> str:
-        """The JSON text that the model sees. ASCII, so that no lone surrogate in it can break a vendor's encoder."""
+        """The JSON text that the model sees. ASCII, so that no lone surrogate can break a vendor's encoder."""
         return json.dumps(self.as_dict(), ensure_ascii=True)
 
 
@@ -169,7 +183,7 @@ class ToolCall:
         raw: The JSON text as the model wrote it, once `arguments` has been read from it; not compared.
         repairs: What was corrected on the way, losslessly.
         error: What makes this call impossible to run, found while reading it.
-        vendor: What only the vendor understands and must get back unchanged (thought signatures, numeric ids).
+        vendor: What only the vendor understands and must get back unchanged (signatures, numeric ids).
     """
 
     id: str

@@ -1,9 +1,10 @@
 """Why a value does not fit a schema: every place, in time that is bounded.
 
-The engine (jsonschema-rs) judges; this walk only asks it, schema by schema, which parts of the value are to blame, and
-goes down where the answer is no. The engine's own list of errors is not used: it copies the instance into each error
-(200 missing properties beside 1 MB of data took 16 s and 2 GB) and explores all alternatives of recursive schemas
-(2^depth). Of alternatives, only the one that fits best is explained, chosen by looking one level deep.
+The engine (jsonschema-rs) judges; this walk only asks it, schema by schema, which parts of the value are to
+blame, and goes down where the answer is no. The engine's own list of errors is not used: it copies the
+instance into each error (200 missing properties beside 1 MB of data took 16 s and 2 GB) and explores all
+alternatives of recursive schemas (2^depth). Of alternatives, only the one that fits best is explained, chosen
+by looking one level deep.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from callbox.calls.call import MISSING, ProblemCode
-from callbox.calls.shapes import Document, Place, accepted_kinds
+from callbox.calls.shapes import Document, Place, accepted_kinds, items, members
 from callbox.calls.wording import kind_of
 from callbox.values import JsonObject
 
@@ -73,7 +74,7 @@ _CODES: dict[str, ProblemCode] = {
 
 
 class Explainer:
-    """Explains values that one schema refuses. Compiled lazily, once per schema; safe to share between threads."""
+    """Explains values that one schema refuses. Made once per schema; safe to share between threads."""
 
     def __init__(self, schema: JsonObject) -> None:
         import jsonschema_rs
@@ -201,24 +202,22 @@ class _Walk:
             target = self._document.resolve(schema.get(keyword))
             if target is not None:
                 blamed = self._offer(target, value, path) or blamed
-        for index in range(_length(schema.get("allOf"))):
+        for index in range(len(items(schema.get("allOf")))):
             blamed = self._offer(place.child("allOf", index), value, path) or blamed
         for keyword in ("anyOf", "oneOf"):
-            if _length(schema.get(keyword)):
+            if items(schema.get(keyword)):
                 blamed = self._alternatives(place, keyword, value, path) or blamed
         if "if" in schema:
             keyword = "then" if self._explainer.fits(place.child("if"), value) else "else"
             if keyword in schema:
                 blamed = self._offer(place.child(keyword), value, path) or blamed
-        dependent = schema.get("dependentSchemas")
-        if isinstance(dependent, dict) and isinstance(value, dict):
-            for name in cast("JsonObject", dependent):
-                if name in value:
-                    blamed = self._offer(place.child("dependentSchemas", name), value, path) or blamed
+        for name in members(schema.get("dependentSchemas")):
+            if isinstance(value, dict) and name in value:
+                blamed = self._offer(place.child("dependentSchemas", name), value, path) or blamed
         return blamed
 
     def _alternatives(self, place: Place, keyword: str, value: Any, path: Path) -> bool:
-        branches = [place.child(keyword, index) for index in range(_length(place.schema[keyword]))]
+        branches = [place.child(keyword, index) for index in range(len(items(place.schema[keyword])))]
         fitting = [branch for branch in branches if self._explainer.fits(branch, value)]
         self._looks += len(branches)
         if keyword == "anyOf" and fitting:
@@ -241,8 +240,9 @@ class _Walk:
             return self._best_object(candidates, cast("JsonObject", value), path, keyword)
         if isinstance(value, list):
             return self._best(candidates, self._array_score, value, path, keyword)
-        codes = {self._scalar_code(branch, value) for branch in candidates}
-        return self._add(path, codes.pop() if len(codes) == 1 else "no_match", keyword, value, *candidates)
+        codes: set[ProblemCode] = {self._scalar_code(branch, value) for branch in candidates}
+        code: ProblemCode = codes.pop() if len(codes) == 1 else "no_match"
+        return self._add(path, code, keyword, value, *candidates)
 
     def _scalar_code(self, branch: Place, value: Any) -> ProblemCode:
         for here in self._document.together(branch):
@@ -257,7 +257,7 @@ class _Walk:
         return "no_match"
 
     def _best_object(self, candidates: list[Place], value: JsonObject, path: Path, keyword: str) -> bool:
-        """Tell alternatives apart by their tags (properties that are a constant in each), then by what fits."""
+        """Choose by the tags of the alternatives (a property that is constant in each), then by what fits."""
         shapes = [self._document.shape(branch) for branch in candidates]
         for name in shapes[0].properties:
             inner = [shape.properties.get(name) for shape in shapes]
@@ -313,8 +313,7 @@ class _Walk:
     def _array_score(self, branch: Place, value: list[Any]) -> float:
         wrong = 0
         for here in self._document.together(branch):
-            items = here.schema.get("items")
-            if isinstance(items, (dict, bool)):
+            if "items" in here.schema:
                 inner = here.child("items")
                 self._looks += min(len(value), _ITEMS_COMPARED_MAX)
                 wrong += sum(not self._explainer.fits(inner, item) for item in value[:_ITEMS_COMPARED_MAX])
@@ -324,48 +323,25 @@ class _Walk:
 
     def _object(self, place: Place, schema: JsonObject, value: JsonObject, path: Path) -> bool:
         blamed = self._names(place, schema, value, path)
-        properties = schema.get("properties")
         described: set[str] = set()
-        if isinstance(properties, dict):
-            for name in cast("JsonObject", properties):
-                if name in value:
+        for name in members(schema.get("properties")):
+            if name in value:
+                described.add(name)
+                blamed = self._offer(place.child("properties", name), value[name], (*path, name)) or blamed
+        for pattern in members(schema.get("patternProperties")):
+            inner = place.child("patternProperties", pattern)
+            for name in value:
+                if self._explainer.matches(pattern, name):
                     described.add(name)
-                    inner = place.child("properties", name)
-                    if inner.schema is False:
-                        others = tuple(
-                            key for key, told in cast("JsonObject", properties).items() if told is not False
-                        )
-                        if (inner.pointer, path) not in self._seen:
-                            self._seen.add((inner.pointer, path))
-                            self._add(
-                                (*path, name),
-                                "unexpected_property",
-                                "false",
-                                value[name],
-                                place,
-                                known=others,
-                            )
-                        blamed = True
-                    else:
-                        blamed = self._offer(inner, value[name], (*path, name)) or blamed
-        patterns = schema.get("patternProperties")
-        if isinstance(patterns, dict):
-            for pattern in cast("JsonObject", patterns):
-                inner = place.child("patternProperties", pattern)
-                for name in value:
-                    if self._explainer.matches(pattern, name):
-                        described.add(name)
-                        blamed = self._offer(inner, value[name], (*path, name)) or blamed
+                    blamed = self._offer(inner, value[name], (*path, name)) or blamed
         return self._others(place, schema, value, path, described) or blamed
 
     def _names(self, place: Place, schema: JsonObject, value: JsonObject, path: Path) -> bool:
         """Names that must be there, and what all names must look like."""
         blamed = False
-        wanted = list(_strings(schema.get("required")))
-        dependent = schema.get("dependentRequired")
-        if isinstance(dependent, dict):
-            for name, others in cast("JsonObject", dependent).items():
-                wanted += _strings(others) if name in value else ()
+        wanted: list[str] = list(items(schema.get("required")))
+        for name, others in members(schema.get("dependentRequired")).items():
+            wanted += items(others) if name in value else ()
         missing = [name for name in dict.fromkeys(wanted) if name not in value]
         properties = self._document.shape(place).properties if missing else {}
         for name in missing:
@@ -416,7 +392,7 @@ class _Walk:
         return blamed
 
     def _everything(self, place: Place) -> tuple[dict[str, None], list[str]]:
-        """Names and patterns that any schema for the same value lists, conditions and alternatives included."""
+        """Names and patterns that some schema for the same value lists, even under a condition."""
         names: dict[str, None] = {}
         patterns: list[str] = []
         waiting, seen = [place], set[str]()
@@ -429,11 +405,12 @@ class _Walk:
             names.update(dict.fromkeys(shape.properties))
             patterns += shape.patterns
             for keyword in ("anyOf", "oneOf", "allOf"):
-                waiting += [here.child(keyword, index) for index in range(_length(here.schema.get(keyword)))]
+                waiting += [
+                    here.child(keyword, index) for index in range(len(items(here.schema.get(keyword))))
+                ]
             waiting += [here.child(keyword) for keyword in ("if", "then", "else") if keyword in here.schema]
-            dependent = here.schema.get("dependentSchemas")
-            if isinstance(dependent, dict):
-                waiting += [here.child("dependentSchemas", name) for name in cast("JsonObject", dependent)]
+            dependent = members(here.schema.get("dependentSchemas"))
+            waiting += [here.child("dependentSchemas", name) for name in dependent]
             target = self._document.resolve(here.schema.get("$ref"))
             waiting += [target] if target is not None else []
         return names, patterns
@@ -446,7 +423,7 @@ class _Walk:
             fitting = sum(self._explainer.fits(inner, item) for item in value)
             if not schema.get("minContains", 1) <= fitting <= schema.get("maxContains", len(value)):
                 blamed = self._add(path, "not_allowed", "contains", value, place)
-        first = _length(schema.get("prefixItems"))
+        first = len(items(schema.get("prefixItems")))
         for index in range(min(first, len(value))):
             blamed = self._offer(place.child("prefixItems", index), value[index], (*path, index)) or blamed
         keyword = "items" if "items" in schema else "unevaluatedItems" if first else None
@@ -460,11 +437,3 @@ class _Walk:
                 break
             blamed = self._offer(inner, value[index], (*path, index)) or blamed
         return blamed
-
-
-def _length(value: Any) -> int:
-    return len(cast("list[Any]", value)) if isinstance(value, list) else 0
-
-
-def _strings(value: Any) -> list[str]:
-    return cast("list[str]", value) if isinstance(value, list) else []

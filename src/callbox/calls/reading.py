@@ -1,4 +1,4 @@
-"""Reading one call: parse, repair, resolve, restore, validate. Whatever the model wrote, the answer is a value."""
+"""Reading one call: parse, repair, resolve, restore, validate. Whatever it holds, the answer is a value."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def read_call(
     Never raises for anything in the call. Reading a call that has been read gives the same call again.
 
     Args:
-        call: As a dialect gave it: `arguments` is JSON text, or what a vendor's SDK made of it. A call that carries
-            an error keeps it.
+        call: As a dialect gave it: `arguments` is JSON text, or what a vendor's SDK made of it. A call that
+            carries an error keeps it.
         find: The tool of a name.
         names: All names, for suggestions.
         limits: Size, depth and the like.
         restore: `Dialect.restore`: arguments in the vendor's terms, back in the original schema's.
 
     Returns:
-        The call and, where its name is known, its tool. Without an error, `arguments` is the object in the original
-        schema's terms, `raw` the text that the model wrote, and `repairs` what was corrected. With one, `arguments`
-        stays what it was.
+        The call and, where its name is known, its tool. Without an error, `arguments` is the object in the
+        original schema's terms, `raw` the text that the model wrote, and `repairs` what was corrected. With
+        one, `arguments` stays what it was.
     """
     tool = find(call.name) if isinstance(call.name, str) else None
     if call.error is not None:
@@ -133,13 +133,16 @@ def _nothing_sent(tool: Tool) -> CallError:
 
 
 def deduplicate_ids(calls: Sequence[ToolCall]) -> list[ToolCall]:
-    """See that no two calls of one turn have one id: vendors refuse two results for one id, and ids key what was done.
+    """See that no two calls of one turn share an id.
 
-    - The same call again (id, name and arguments) is a stream that was replayed: it is left out, and so runs once.
-    - Another call under the same id is what servers send that number their calls badly. It is a call of its own, and
-      gets an id of its own, derived from the first so that the same reply always gives the same ids; the repair
-      ``"duplicate_id"`` says so. **The history must hold the calls as returned here**, not as they came: then each id
-      has one call and one result in it, which all vendors accept.
+    Vendors refuse two results for one id, and what was done is recorded by id.
+
+    - The same call again (id, name and arguments) is a stream that was replayed: it is left out, and so runs
+      once.
+    - Another call under the same id is what servers send that number their calls badly. It is a call of its
+      own, and gets an id of its own, derived from the first so that the same reply always gives the same ids;
+      the repair ``"duplicate_id"`` says so. **The history must hold the calls as returned here**, not as they
+      came: then each id has one call and one result in it, which all vendors accept.
     - A call without an id gets a new one.
 
     Applying it twice changes nothing.
@@ -154,7 +157,7 @@ def deduplicate_ids(calls: Sequence[ToolCall]) -> list[ToolCall]:
             kept.append(replace(call, id=new_id("call")))
             continue
         before = by_id.setdefault(call.id, [])
-        if any(_is_same(call, other) for other in before):
+        if any(is_same(call, other) for other in before):
             continue
         before.append(call)
         if len(before) == 1:
@@ -177,7 +180,8 @@ def _derived_id(call_id: str, number: int, taken: set[str]) -> str:
         number += 1
 
 
-def _is_same(call: ToolCall, other: ToolCall) -> bool:
+def is_same(call: ToolCall, other: ToolCall) -> bool:
+    """Two calls under one id ask for the very same thing: a stream that was replayed."""
     if call.name != other.name:
         return False
     return _text_of(call.arguments) == _text_of(other.arguments)

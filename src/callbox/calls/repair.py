@@ -1,7 +1,7 @@
-"""Repairs that lose nothing and guess nothing: kept only where the schema then accepts what it refused before.
+"""Repairs that lose nothing and guess nothing, kept only where the schema then accepts what it refused.
 
-Never: completing JSON that was cut off, changing the type of a scalar, renaming, dropping what is not expected.
-Those change what the model said; it is told, and says it again.
+Never: completing JSON that was cut off, changing the type of a scalar, renaming, dropping what is not
+expected. Those change what the model said; it is told, and says it again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, cast
 
 from callbox.calls.call import MISSING, Repair
 from callbox.calls.explanation import FINDINGS_MAX, Explainer, Finding, Path
+from callbox.calls.shapes import items, members
 from callbox.calls.strict_json import StrictJsonError, parse
 from callbox.limits import Limits
 from callbox.values import JsonObject, JsonValue, json_pointer
@@ -29,7 +30,7 @@ _FLOATS_MAX = 10_000
 
 
 def read_text(text: str, limits: Limits) -> tuple[JsonValue, tuple[Repair, ...]]:
-    """Parse arguments, out of a code fence if they stand in one, and again if the JSON is a string that holds JSON.
+    """Parse arguments, out of a code fence if they stand in one, and again if they are JSON in a string.
 
     Raises:
         StrictJsonError: The text is refused.
@@ -55,7 +56,7 @@ def _decoded(text: str, limits: Limits, repairs: tuple[Repair, ...]) -> tuple[Js
     value: JsonValue = text
     for _ in range(_ENCODINGS_MAX):
         try:
-            value, more = _unfenced(cast("str", value), limits)
+            value, more = _unfenced(value, limits)
         except StrictJsonError:
             break
         repairs = (*repairs, *more, Repair("json_in_string", ""))
@@ -116,7 +117,7 @@ def _roots(
     explainer: Explainer, name: str, value: JsonValue
 ) -> Iterator[tuple[JsonObject, tuple[Repair, ...]]]:
     if isinstance(value, list):
-        # Arguments are one object; a list of one object can mean nothing else. Two objects would be two calls.
+        # Arguments are one object, so a list of one object can mean nothing else; two would be two calls.
         if len(value) == 1 and isinstance(value[0], dict):
             yield value[0], (Repair("list_of_one", ""),)
         return
@@ -208,10 +209,11 @@ def _apply(value: JsonObject, changes: Iterable[_Change]) -> JsonObject:
 
 
 def write_integers(explainer: Explainer, value: JsonObject) -> tuple[JsonObject, tuple[Repair, ...]]:
-    """Turn numbers like ``3.0`` into ``3`` where the schema wants an integer; they are the same number to JSON Schema.
+    """Turn numbers like ``3.0`` into ``3`` where the schema wants an integer: to JSON Schema they are one.
 
-    Some vendors keep all numbers as floats, and a function that is given 3.0 for an `int` fails in surprising places.
-    The engine says where: a fraction put in the number's place is refused there, and only there, as no integer.
+    Some vendors keep all numbers as floats, and a function that is given 3.0 for an `int` fails in surprising
+    places. The engine says where: a fraction put in the number's place is refused there, and only there, as
+    no integer.
     """
     floats = dict(_integral_floats(value))
     if not floats:
@@ -229,16 +231,16 @@ def write_integers(explainer: Explainer, value: JsonObject) -> tuple[JsonObject,
 
 
 def _integral_floats(value: JsonObject) -> Iterator[tuple[Path, float]]:
-    waiting: list[tuple[Path, Any]] = [((), value)]
+    waiting: list[tuple[Path, object]] = [((), value)]
     count = 0
     while waiting:
         path, held = waiting.pop()
-        members = cast("JsonObject", held).items() if isinstance(held, dict) else enumerate(held)
-        for step, item in members:
+        parts = members(held).items() if isinstance(held, dict) else enumerate(items(held))
+        for step, item in parts:
             if isinstance(item, float) and item.is_integer():
                 yield (*path, step), item
                 count += 1
                 if count == _FLOATS_MAX:
                     return
             elif isinstance(item, (dict, list)):
-                waiting.append(((*path, step), item))
+                waiting.append(((*path, step), cast("object", item)))

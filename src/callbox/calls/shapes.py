@@ -1,4 +1,4 @@
-"""What a schema says about a value at first sight: its types, constants and properties, through `$ref` and `allOf`."""
+"""What a schema says at first sight: its types, constants and properties, through `$ref` and `allOf`."""
 
 from __future__ import annotations
 
@@ -53,10 +53,19 @@ class Shape:
     closed: bool = False
 
 
+def members(value: Any) -> JsonObject:
+    """The value if it is a JSON object, else an empty one."""
+    return cast("JsonObject", value) if isinstance(value, dict) else {}
+
+
+def items(value: Any) -> list[Any]:
+    """The value if it is a JSON array, else an empty one."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
 def accepted_kinds(declared: Any) -> frozenset[str]:
     """The JSON types that a `type` keyword accepts."""
-    names = cast("list[str]", declared) if isinstance(declared, list) else [declared]
-    kinds = {name for name in names if isinstance(name, str)}
+    kinds = {name for name in items(declared) or [declared] if isinstance(name, str)}
     if "number" in kinds:
         kinds.add("integer")
     return frozenset(kinds)
@@ -73,7 +82,7 @@ class Document:
         self._anchors: _Anchors | None = None
 
     def resolve(self, reference: Any) -> Place | None:
-        """The schema that a `$ref` points to. None where it points outside; a registered tool has no such reference."""
+        """The schema that a `$ref` points to. None where it points outside, which no tool's schema does."""
         if not isinstance(reference, str) or not reference.startswith("#"):
             return None
         fragment = unquote(reference[1:])
@@ -96,13 +105,12 @@ class Document:
         waiting = [self.root]
         while waiting:
             place = waiting.pop()
-            if isinstance(place.schema, dict):
-                for keyword in ("$anchor", "$dynamicAnchor"):
-                    if isinstance(place.schema.get(keyword), str):
-                        yield place.schema[keyword], place
-                waiting += [place.child(key) for key in place.schema]
-            elif isinstance(place.schema, list):
-                waiting += [place.child(index) for index in range(len(cast("list[Any]", place.schema)))]
+            here = members(place.schema)
+            for keyword in ("$anchor", "$dynamicAnchor"):
+                if isinstance(here.get(keyword), str):
+                    yield here[keyword], place
+            waiting += [place.child(key) for key in here]
+            waiting += [place.child(index) for index in range(len(items(place.schema)))]
 
     def together(self, place: Place) -> Iterator[Place]:
         """The schema and those that apply to the same value without a condition: `$ref` and `allOf`."""
@@ -116,10 +124,7 @@ class Document:
             for keyword in ("$ref", "$dynamicRef"):
                 target = self.resolve(here.schema.get(keyword))
                 waiting += [target] if target is not None else []
-            parts = here.schema.get("allOf")
-            waiting += (
-                [here.child("allOf", index) for index in range(len(parts))] if isinstance(parts, list) else []
-            )
+            waiting += [here.child("allOf", index) for index in range(len(items(here.schema.get("allOf"))))]
 
     def shape(self, place: Place) -> Shape:
         """What the schema says at first sight."""
@@ -128,19 +133,14 @@ class Document:
             schema = cast("JsonObject", here.schema)
             if "type" in schema:
                 shape.kinds &= accepted_kinds(schema["type"])
-            options = [schema["const"]] if "const" in schema else schema.get("enum")
-            if isinstance(options, list):
-                found = cast("list[JsonValue]", options)
+            if "const" in schema or isinstance(schema.get("enum"), list):
+                found = [schema["const"]] if "const" in schema else items(schema["enum"])
                 if shape.options is None or len(found) < len(shape.options):
                     shape.options = found
-            properties = schema.get("properties")
-            if isinstance(properties, dict):
-                for name in cast("JsonObject", properties):
-                    shape.properties.setdefault(name, here.child("properties", name))
-            patterns = schema.get("patternProperties")
-            shape.patterns += list(cast("JsonObject", patterns)) if isinstance(patterns, dict) else []
-            required = schema.get("required")
-            shape.required.update(cast("list[str]", required) if isinstance(required, list) else [])
+            for name in members(schema.get("properties")):
+                shape.properties.setdefault(name, here.child("properties", name))
+            shape.patterns += list(members(schema.get("patternProperties")))
+            shape.required.update(items(schema.get("required")))
             shape.closed = shape.closed or schema.get("additionalProperties") is False
             shape.closed = shape.closed or schema.get("unevaluatedProperties") is False
         return shape
@@ -149,9 +149,9 @@ class Document:
         """The alternatives of a schema, through `$ref`; the schema itself where it has none."""
         for here in self.together(place):
             for keyword in ("anyOf", "oneOf"):
-                parts = here.schema.get(keyword)
-                if isinstance(parts, list) and parts:
-                    return [here.child(keyword, index) for index in range(len(cast("list[Any]", parts)))]
+                parts = items(here.schema.get(keyword))
+                if parts:
+                    return [here.child(keyword, index) for index in range(len(parts))]
         return [place]
 
     def kinds(self, place: Place, depth: int = _DESCRIBED_DEPTH_MAX) -> frozenset[str]:
@@ -191,9 +191,9 @@ class Document:
             merged = {**here.schema, **merged}
         merged["properties"] = dict.fromkeys(shape.properties)
         item = None
-        items = merged.get("items")
-        if "array" in shape.kinds and isinstance(items, dict) and depth:
-            owner = next((here for here in self.together(place) if here.schema.get("items") is items), place)
+        inner = merged.get("items")
+        if "array" in shape.kinds and isinstance(inner, dict) and depth:
+            owner = next((here for here in self.together(place) if here.schema.get("items") is inner), place)
             item = self._describe(owner.child("items"), depth - 1)
         kinds = [k for k in _SCALARS if k in shape.kinds and not (k == "integer" and "number" in shape.kinds)]
         return either(describe_type(kind, merged, item) for kind in kinds)

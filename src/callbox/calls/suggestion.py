@@ -10,14 +10,15 @@ _SIMILAR_MIN = 70.0
 
 
 def _bare(word: str) -> str:
-    """What is left of a name when case and separators do not count: ``userId``, ``user-id`` and ``user_id`` are one."""
+    """A name without case and separators: ``userId``, ``user-id`` and ``user_id`` are one."""
     return word.replace("_", "").replace("-", "").replace(" ", "").replace(".", "").lower()
 
 
 def distance(word: str, option: str) -> int | None:
-    """How many slips turn one into the other (0: they differ in case or separators); None if it takes too many.
+    """How many slips turn one into the other; None if it takes too many.
 
-    A slip is a letter added, left out, changed, or swapped with its neighbour; one in three letters may be wrong.
+    A slip is a letter added, left out, changed, or swapped with its neighbour; one in three letters may be
+    wrong. Case and separators are no slips.
     """
     if len(word) > _WORD_CHARS_MAX or len(option) > _WORD_CHARS_MAX:
         return None
@@ -43,7 +44,7 @@ def misspelt(word: str, options: Iterable[str]) -> str | None:
 
 
 def similar(word: str, options: Sequence[str], count: int = 3) -> list[str]:
-    """The few options most like `word`, best first, words in another order included; empty if none is like it."""
+    """The few options most like `word`, best first, words in another order included."""
     if len(word) > _WORD_CHARS_MAX:
         return []
     exact = [option for option in options if _bare(option) == _bare(word)]

@@ -72,8 +72,8 @@ def _without_consequences(findings: Iterable[Finding]) -> list[Finding]:
     extra = {path[:-1] for path, codes in by_path.items() if "unexpected_property" in codes}
     kept: list[Finding] = []
     for path, codes in by_path.items():
-        # A value of the wrong type breaks bounds and lists of values too, and one that is no listed value breaks
-        # patterns: told is the one mistake that must be put right first.
+        # A value of the wrong type breaks bounds and lists of values too, and one that is no listed value
+        # breaks patterns: told is the one mistake that must be put right first.
         for decisive in ("unexpected_property", "wrong_type", "not_in_enum"):
             if decisive in codes:
                 kept.append(codes[decisive])
@@ -89,10 +89,10 @@ def _without_consequences(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _misspellings(findings: list[Finding], arguments: Any) -> dict[Path, str]:
-    """New names of misspelt properties by their path; missing properties that were only misspelt, with ``""``.
+    """New names of misspelt properties, by path; ``""`` for a missing property that was only misspelt.
 
-    Where other properties are allowed, a misspelt one is no problem but explains the one that is missing: that one
-    gets its wrong name, by its own path.
+    Where other properties are allowed, a misspelt one is no problem but explains the one that is missing:
+    that one gets its wrong name, by its own path.
     """
     missing: dict[Path, list[str]] = defaultdict(list)
     unexpected: dict[Path, list[Finding]] = defaultdict(list)
@@ -181,8 +181,9 @@ def _verdict(finding: Finding, expected: str) -> str:
     if code == "not_in_enum":
         return f"must be {expected}"
     if code in ("too_long", "too_short"):
-        unit = "character" if isinstance(value, str) else "property" if isinstance(value, dict) else "item"
-        return f"is {code.replace('_', ' ')}: {plural(len(value), unit)}"
+        held = cast("str | list[Any] | dict[str, Any]", value)
+        unit = "character" if isinstance(held, str) else "property" if isinstance(held, dict) else "item"
+        return f"is {code.replace('_', ' ')}: {plural(len(held), unit)}"
     return _VERDICTS[code]
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from callbox.values import JsonValue
+from callbox.values import JsonObject, JsonValue
 
 _RECEIVED_CHARS_MAX = 100
 _OPTION_CHARS_MAX = 40
@@ -73,7 +73,7 @@ def literal(value: JsonValue) -> str:
 
 
 def shorten(value: Any, chars_max: int = _RECEIVED_CHARS_MAX) -> Any:
-    """The value itself where it is short, else its beginning or a description; at most about `chars_max` characters."""
+    """The value itself where it has at most about `chars_max` characters, else its start or its size."""
     if isinstance(value, str):
         return value if len(value) <= chars_max else value[: chars_max - 1] + "…"
     if isinstance(value, bool) or value is None:
@@ -181,10 +181,8 @@ def describe_type(kind: str, schema: Mapping[str, Any], item: str | None = None)
         unique = "all different" if schema.get("uniqueItems") is True else None
         return _with(noun, [size, unique])
     if kind == "object":
-        properties = schema.get("properties")
-        named = (
-            f"with {listing(list(properties), 8)}" if isinstance(properties, dict) and properties else None
-        )
+        properties = cast("JsonObject", schema.get("properties") or {})
+        named = f"with {listing(list(properties), 8)}" if properties else None
         size = _span(schema.get("minProperties"), schema.get("maxProperties"), "property")
         return " ".join(["object", *([named] if named else []), *([f"({size})"] if size else [])])
     return kind
