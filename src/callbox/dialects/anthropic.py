@@ -11,7 +11,6 @@ What this vendor's history cannot say, and so does not survive `parse(write(m))`
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
@@ -20,11 +19,12 @@ from functools import lru_cache
 from typing import Any
 
 from callbox.calls.call import NO_VENDOR, CallError, ToolCall, ToolResult
-from callbox.dialects.anthropic_reader import NAME, UNREADABLE, AnthropicReader, kept, read_part, read_reply
+from callbox.dialects.anthropic_reader import NAME, AnthropicReader, read_part, read_reply
 from callbox.dialects.anthropic_strict import Allowance, StrictShape, strict_shape
 from callbox.dialects.dialect import Definitions, Loss
-from callbox.dialects.history import arguments_text, encodable, recognised_error, written_name
+from callbox.dialects.history import encodable, recognised_error, written_name
 from callbox.dialects.root import object_root
+from callbox.dialects.unreadable import written_object
 from callbox.dialects.wire import as_list, as_object, as_text, plain
 from callbox.messages import Media, Message, Opaque, Part, Reasoning, Reply, Text
 from callbox.tools.tool import Tool
@@ -111,11 +111,11 @@ class AnthropicDialect:
     def parse(self, messages: Sequence[Any]) -> list[Message]:
         """The conversation; a user message with results is a `tool` message, then what else it says."""
         parsed: list[Message] = []
-        names: dict[str, str] = {}
+        calls: dict[str, ToolCall] = {}
         for found in messages:
             message = as_object(plain(found))
-            parts = _parse_content(message.get("content"), names)
-            names.update({part.id: part.name for part in parts if isinstance(part, ToolCall)})
+            parts = _parse_content(message.get("content"), calls)
+            calls.update({part.id: part for part in parts if isinstance(part, ToolCall)})
             results = tuple(part for part in parts if isinstance(part, ToolResult))
             others = tuple(part for part in parts if not isinstance(part, ToolResult))
             if results:
@@ -222,22 +222,13 @@ def _write_reasoning(part: Reasoning) -> JsonObject | None:
 
 
 def _write_call(call: ToolCall) -> JsonObject:
-    arguments = call.arguments
-    if not isinstance(arguments, dict) or (call.error is not None and call.error.code == "malformed_json"):
-        arguments = _as_input(arguments)
-    name = written_name(call.name)
-    return {"type": "tool_use", "id": call.id, "name": name, "input": arguments, **_vendor(call.vendor)}
-
-
-def _as_input(arguments: Any) -> JsonObject:
-    """An object for arguments that are none, or that no client could encode (see `UNREADABLE`)."""
-    if isinstance(arguments, str):
-        return {UNREADABLE: encodable(arguments)}
-    try:
-        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError):
-        return {UNREADABLE: encodable(arguments_text(arguments))}
-    return as_object(arguments) if isinstance(arguments, dict) else {UNREADABLE: arguments}
+    return {
+        "type": "tool_use",
+        "id": call.id,
+        "name": written_name(call.name),
+        "input": written_object(call),
+        **_vendor(call.vendor),
+    }
 
 
 def _write_media(media: Media) -> JsonObject:
@@ -267,33 +258,35 @@ def _write_result(result: ToolResult) -> JsonObject:
         block["content"] = encodable(result.content)
     if result.is_error:
         block["is_error"] = True
+    if "toolset_name" in own:
+        block["toolset_name"] = own["toolset_name"]
     return block
 
 
-def _parse_content(content: Any, names: Mapping[str, str]) -> list[Part]:
+def _parse_content(content: Any, calls: Mapping[str, ToolCall]) -> list[Part]:
     if isinstance(content, str):
         return [Text(content)] if content else []
     parts: list[Part] = []
     for item in as_list(content):
         block = as_object(plain(item))
-        part = _parse_result(block, names) if block.get("type") == "tool_result" else read_part(block)
+        part = _parse_result(block, calls) if block.get("type") == "tool_result" else read_part(block)
         if part is not None:
             parts.append(part)
     return parts
 
 
-def _parse_result(block: JsonObject, names: Mapping[str, str]) -> ToolResult:
+def _parse_result(block: JsonObject, calls: Mapping[str, ToolCall]) -> ToolResult:
     call_id = as_text(block.get("tool_use_id"))
+    call = calls.get(call_id)
+    vendor: Mapping[str, Any] = call.vendor if call is not None else NO_VENDOR
     content = block.get("content")
-    vendor: Mapping[str, JsonValue] = NO_VENDOR
     if isinstance(content, list):
-        blocks = [as_object(item) for item in as_list(content)]
-        text = "".join(as_text(item.get("text")) for item in blocks)
+        text = "".join(as_text(as_object(item).get("text")) for item in as_list(content))
         # Images, documents, search results: text cannot say them, so they go back as they came.
-        vendor = kept({"content": content})
+        vendor = {**vendor, NAME: {**_vendor(vendor), "content": content}}
     else:
         text = as_text(content)
     error = None
     if block.get("is_error") is True:
         error = recognised_error(text) or CallError("tool_failed", text)
-    return ToolResult(call_id, names.get(call_id, ""), text, error, vendor=vendor)
+    return ToolResult(call_id, call.name if call is not None else "", text, error, vendor=vendor)

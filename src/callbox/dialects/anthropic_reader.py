@@ -10,9 +10,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from callbox.calls.call import NO_VENDOR, CallError, ToolCall
+from callbox.calls.call import NO_VENDOR, ToolCall
 from callbox.dialects.assembly import CallEvents
 from callbox.dialects.history import arguments_text
+from callbox.dialects.unreadable import cut_off, read_object
 from callbox.dialects.wire import as_count, as_list, as_object, as_text, plain
 from callbox.ids import new_id
 from callbox.messages import (
@@ -34,13 +35,6 @@ from callbox.messages import (
 from callbox.values import JsonObject
 
 NAME = "anthropic"
-
-UNREADABLE = "INVALID_JSON"
-"""The one key of the object that stands for arguments which are no object.
-
-The API takes only an object as `input`; its page on fine-grained tool streaming advises to wrap text that is
-no JSON in an object with such a key. Used when writing a history, and known again when parsing one.
-"""
 
 _FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -83,10 +77,7 @@ def _without(block: JsonObject, key: str) -> JsonObject:
 
 
 def _read_call(block: JsonObject) -> ToolCall:
-    given = block.get("input")
-    arguments: Any = {} if given is None else given
-    if isinstance(given, dict) and given.keys() == {UNREADABLE}:
-        arguments = as_object(given)[UNREADABLE]
+    arguments = read_object(block.get("input"))
     vendor = kept(block, "type", "id", "name", "input")
     return ToolCall(
         as_text(block.get("id")) or new_id("call"),
@@ -133,7 +124,7 @@ def read_reply(body: JsonObject, *, cut: bool = False) -> Reply:
     last = parts[-1] if parts else None
     if isinstance(last, ToolCall) and (cut or finish == "length") and not _is_text(last.arguments):
         # The server closes the object that the model could not finish: it is not what the model meant.
-        parts[-1] = _cut_off(last)
+        parts[-1] = cut_off(last)
     message = Message("assistant", tuple(parts))
     return Reply(
         message,
@@ -146,15 +137,6 @@ def read_reply(body: JsonObject, *, cut: bool = False) -> Reply:
 
 def _is_text(arguments: Any) -> bool:
     return isinstance(arguments, str) and bool(arguments)
-
-
-def _cut_off(call: ToolCall) -> ToolCall:
-    error = CallError(
-        "malformed_json",
-        "The call was cut off: the output limit was reached while its arguments were being written.",
-        suggestion="Call again with shorter arguments, or split the work into several calls.",
-    )
-    return ToolCall(call.id, call.name, call.arguments, call.raw, call.repairs, error, call.vendor)
 
 
 def _refusal(body: JsonObject, message: Message) -> str:

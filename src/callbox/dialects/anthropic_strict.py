@@ -2,8 +2,8 @@
 
 Rules: https://platform.claude.com/docs/en/build-with-claude/structured-outputs, sections "JSON Schema
 limitations" and "Schema complexity limits". What is unsupported there is a 400 for the whole request, so a
-tool that needs it is sent without ``strict``, with its whole schema; callbox validates every call against that
-schema in any case.
+tool that needs it is sent without ``strict`` and with its whole schema. callbox validates against that one in
+any case.
 """
 
 from __future__ import annotations
