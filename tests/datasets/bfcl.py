@@ -15,10 +15,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from callbox.tools.tool import Tool, sanitize_name
+from callbox.tools.tool import sanitize_name
+from callbox.tools.toolset import Toolset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from callbox.tools.tool import Tool
 
 VERSION = "2026.3.23"
 """The release whose faults are pinned in `bfcl_faults`."""
@@ -202,36 +205,34 @@ def tool_name(function: str) -> str:
     return sanitize_name(function)
 
 
+def definition_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The function document as a tool definition in JSON Schema, in the shape that MCP gives it."""
+    definition = {
+        "name": tool_name(document["name"]),
+        "description": document["description"],
+        "inputSchema": _arguments_schema(document["parameters"]),
+    }
+    return definition | ({"outputSchema": _schema(document["response"])} if "response" in document else {})
+
+
 def make_tool(document: Mapping[str, Any]) -> Tool:
     """The tool of one function document."""
-    returns = document.get("response")
-    return Tool(
-        name=tool_name(document["name"]),
-        description=document["description"],
-        parameters=_arguments_schema(document["parameters"]),
-        returns=None if returns is None else _schema(returns),
-    )
+    [tool] = Toolset.from_schemas([definition_of(document)])
+    return tool
 
 
 def tools_of(question: Question) -> tuple[Tool, ...]:
     """The tools that the question offers, in order.
 
     Raises:
-        ValueError: Two functions would get one tool name. It does not happen in the pinned release.
+        DefinitionError: Two functions get one tool name. It does not happen in the pinned release.
     """
-    made = tuple(make_tool(document) for document in question.functions)
-    if len({tool.name for tool in made}) != len(made):
-        raise ValueError(f"{question.id}: two functions have one tool name: {[tool.name for tool in made]}")
-    return made
+    return tuple(Toolset.from_schemas(map(definition_of, question.functions)))
 
 
 def _arguments_schema(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the arguments object. A function takes what it names: this object is closed, even when empty."""
-    schema = _schema(parameters)
-    schema.pop("default", None)
-    schema.setdefault("properties", {})
-    schema["additionalProperties"] = False
-    return schema
+    """Of the arguments object, which has no default of its own. `Toolset.from_schemas` closes it."""
+    return {"properties": {}, **_schema({key: parameters[key] for key in parameters if key != "default"})}
 
 
 def _schema(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,7 +245,6 @@ def _schema(node: Mapping[str, Any]) -> dict[str, Any]:
     schema |= {keyword: node[keyword] for keyword in _KEPT if keyword in node}
     if node.get("properties"):
         schema["properties"] = {name: _property_schema(child) for name, child in node["properties"].items()}
-        schema["additionalProperties"] = False
     if node.get("required"):
         schema["required"] = list(node["required"])
     if isinstance(node.get("items"), list):

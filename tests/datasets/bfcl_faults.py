@@ -1,7 +1,7 @@
 """What is wrong in the data set itself, each with the reason; exact in both directions.
 
-A ground-truth call that is not on this list must be valid, and one that is on it must fail in just this way: a
-fault that no longer occurs fails the test as well. Pinned for `bfcl.VERSION`, with every allowed value tried.
+A ground-truth call that is not on this list must be valid, and one that is on it must fail in just this way;
+a fault that is gone fails the test, too. Pinned for `bfcl.VERSION`, with every allowed value tried.
 """
 
 from __future__ import annotations

@@ -361,6 +361,57 @@ MUTATORS: tuple[Callable[[Place, Any, Random], Iterator[Mutant]], ...] = (
 )
 
 
+# The data set's schemas hardly have bounds. So they are given some: each just holds for the right call.
+
+
+def tightened(schema: Mapping[str, Any], root: Mapping[str, Any], random: Random) -> tuple[Any, list[Mutant]]:
+    """The schema with one more bound on every value, and for each bound a mutant that breaks it."""
+    made: list[Mutant] = []
+    return _tightened(schema, root, random, (), root, made), made
+
+
+def _tightened(
+    schema: Mapping[str, Any], value: Any, random: Random, path: Path, root: Any, made: list[Mutant]
+) -> Any:
+    if "enum" in schema or "format" in schema or "maximum" in schema:
+        return schema  # One step too far would be two problems, or another one.
+    if isinstance(value, dict):
+        properties = {
+            name: _tightened(child, value[name], random, (*path, name), root, made)
+            if name in value
+            else child
+            for name, child in schema.get("properties", {}).items()
+        }
+        return {**schema, "properties": properties} if properties else schema
+    bounds = list(_bounds(value))
+    if not bounds:
+        return schema
+    keyword, bound, code, beyond = random.choice(bounds)
+    arguments = _put(root, path, beyond)
+    problems = frozenset({(code, json_pointer(path))})
+    made.append(Mutant(keyword, json.dumps(arguments), problems, None, False, arguments, str(path[0])))
+    return {**schema, keyword: bound}
+
+
+def _bounds(value: Any) -> Iterator[tuple[str, Any, str, Any]]:
+    """Keyword, its value, the code of its problem, and a value that is just beyond it."""
+    if is_type(value, "number") and abs(value) < 2**53:
+        yield "maximum", value, "out_of_range", value + 1
+        yield "minimum", value, "out_of_range", value - 1
+        yield "exclusiveMaximum", value + 1, "out_of_range", value + 1
+    elif isinstance(value, str):
+        yield "maxLength", len(value), "too_long", value + "x"
+        if value:
+            yield "minLength", len(value), "too_short", value[:-1]
+        if value.isascii() and value.isalnum():
+            yield "pattern", f"^{value}$", "invalid_format", value + "x"
+    elif isinstance(value, list) and value:
+        yield "maxItems", len(value), "too_long", [*value, value[-1]]
+        yield "minItems", len(value), "too_short", value[:-1]
+        if all(value.count(item) == 1 for item in value):
+            yield "uniqueItems", True, "not_unique", [*value, value[-1]]
+
+
 def mutants(tool: Tool, arguments: Mapping[str, Any], random: Random) -> Iterator[Mutant]:
     """All mutants of one valid call, and one in which two things are wrong at once."""
     made = [

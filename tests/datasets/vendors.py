@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from callbox.tools.vendor_definitions import from_gemini
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -144,7 +146,7 @@ class Vendor:
         sdk_type: Loads its own SDK's type of an item of ``tools``: a function that raises on all else.
         has_strict: It has a strict mode for tools.
         strict_requires_all: In strict mode no property may be optional.
-        sends_json_schema: Its schemas are JSON Schema (Gemini's are a dialect of their own).
+        as_json_schema: That schema as JSON Schema, where the vendor's form is another.
     """
 
     response: Callable[[Sequence[WrittenCall]], Any]
@@ -153,7 +155,7 @@ class Vendor:
     sdk_type: Callable[[], Callable[[Any], object]]
     has_strict: bool = False
     strict_requires_all: bool = False
-    sends_json_schema: bool = True
+    as_json_schema: Callable[[Any], Any] = lambda schema: schema
 
 
 def _gemini_functions(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -163,6 +165,12 @@ def _gemini_functions(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 def _gemini_schema(function: Mapping[str, Any]) -> Mapping[str, Any]:
     """One of two ways to say it, or none for a function that takes nothing."""
     return function.get("parameters") or function.get("parametersJsonSchema") or {}
+
+
+def _from_gemini(schema: Mapping[str, Any]) -> Any:
+    """Gemini's own form is known by its types in capitals; it takes JSON Schema as well."""
+    types = schema.get("type", "")
+    return from_gemini(schema) if isinstance(types, str) and types.isupper() else schema
 
 
 VENDORS = {
@@ -185,6 +193,6 @@ VENDORS = {
     "anthropic": Vendor(
         anthropic, list, lambda function: function["input_schema"], _anthropic_type, has_strict=True
     ),
-    "gemini": Vendor(gemini, _gemini_functions, _gemini_schema, _gemini_type, sends_json_schema=False),
+    "gemini": Vendor(gemini, _gemini_functions, _gemini_schema, _gemini_type, as_json_schema=_from_gemini),
     "mcp": Vendor(mcp, list, lambda function: function["inputSchema"], _mcp_type),
 }
