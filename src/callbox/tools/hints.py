@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from callbox.errors import DefinitionError
-from callbox.tools.schema_tree import rebuild, walk
+from callbox.tools.schema_tree import ANNOTATIONS, rebuild, walk
 from callbox.values import JsonObject
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ _NAIVE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]
 # What a model reads first comes first; keys that are not listed keep their order behind these.
 _ORDER = ("$ref", "type", "description", "const", "enum", "format", "properties", "required")
 _LAST = ("default", "additionalProperties", "$defs")
-_ANNOTATIONS = frozenset(
-    {"description", "default", "title", "examples", "deprecated", "readOnly", "writeOnly"}
-)
 
 
 def arguments_adapter(
@@ -231,7 +228,7 @@ def _rewrite(value: Any, inline: Mapping[str, JsonObject]) -> Any:
         return value
     schema = dict(cast("JsonObject", value))
     name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
-    if name in inline and set(schema) - {"$ref"} <= _ANNOTATIONS:
+    if name in inline and set(schema) - {"$ref"} <= ANNOTATIONS:
         del schema["$ref"]
         schema = {**inline[name], **schema}
     if isinstance(schema.get("discriminator"), dict):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from callbox.errors import DefinitionError
-from callbox.tools.schema_tree import IN_PLACE, Path, children, walk
+from callbox.tools.schema_tree import IN_PLACE, Path, at_pointer, children, walk
 from callbox.values import JsonObject, json_pointer
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _as_text(schema: Any, tool_name: str) -> str:
             f"Tool {tool_name!r}: its parameters are not a JSON Schema object.",
             hint='Use {"type": "object", "properties": {...}}.',
         )
-    _check_depth(cast("JsonObject", schema), tool_name)
+    check_depth(cast("JsonObject", schema), tool_name)
     try:
         text = json.dumps(schema, allow_nan=False)
     except (ValueError, TypeError) as error:
@@ -107,7 +107,12 @@ def _as_text(schema: Any, tool_name: str) -> str:
     return text
 
 
-def _check_depth(schema: JsonObject, tool_name: str) -> None:
+def check_depth(schema: JsonObject, tool_name: str) -> None:
+    """Refuse a schema that is too deep for what walks it recursively. Iterative itself.
+
+    Raises:
+        DefinitionError: It is deeper than `DEPTH_MAX`, or has more values than a schema of `BYTES_MAX` can have.
+    """
     todo: list[tuple[Any, int]] = [(schema, 1)]
     seen = 0
     while todo:
@@ -201,29 +206,16 @@ class _Graph:
                     yield target, cast("JsonObject", found)
 
     def _resolve(self, reference: str, at: Path) -> tuple[Path, Any]:
-        from urllib.parse import unquote
-
-        fragment = unquote(reference.removeprefix("#"))
-        pointer = fragment if fragment.startswith("/") or not fragment else self._anchors.get(fragment)
-        steps: list[str | int] = []
-        here: Any = self.root
-        for raw in [] if not pointer else pointer.split("/")[1:]:
-            step = raw.replace("~1", "/").replace("~0", "~")
-            if isinstance(here, dict) and step in here:
-                here = cast("JsonObject", here)[step]
-                steps.append(step)
-            elif isinstance(here, list) and step.isdecimal() and int(step) < len(cast("list[Any]", here)):
-                here = cast("list[Any]", here)[int(step)]
-                steps.append(int(step))
-            else:
-                pointer = None
-                break
-        if pointer is None or not isinstance(here, dict | bool):
+        fragment = reference.removeprefix("#")
+        is_pointer = fragment.startswith("/") or not fragment
+        pointer = fragment if is_pointer else self._anchors.get(fragment)
+        found = None if pointer is None else at_pointer(self.root, pointer)
+        if found is None or not isinstance(found[1], dict | bool):
             raise DefinitionError(
                 f"Tool {self.tool_name!r}: {reference[:200]!r} at {json_pointer(at) or '/'} points to nothing.",
                 hint=f"Defined are: {', '.join(sorted(self.root.get('$defs', {}))[:20]) or 'no $defs'}.",
             )
-        return tuple(steps), here
+        return found
 
     def check_endless(self) -> None:
         """A cycle that consumes no part of the value would be followed for ever."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, cast
+from urllib.parse import unquote
 
-from callbox.values import JsonObject
+from callbox.values import JsonObject, json_pointer
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -31,6 +32,10 @@ MANY = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 NAMED = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
 """Keywords whose schemas apply to the same value, not to a part of it."""
+ANNOTATIONS = frozenset(
+    {"$comment", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly"}
+)
+"""Keywords that judge nothing."""
 
 
 def children(schema: JsonObject) -> Iterator[tuple[Path, Any]]:
@@ -67,44 +72,82 @@ def walk(schema: JsonObject) -> Iterator[tuple[Path, JsonObject]]:
     while todo:
         path, here = todo.pop()
         yield path, here
-        inside = [(path + step, child) for step, child in children(here) if isinstance(child, dict)]
+        inside = [
+            (path + step, cast("JsonObject", child))
+            for step, child in children(here)
+            if isinstance(child, dict)
+        ]
         todo += reversed(inside)
+
+
+def at_pointer(root: Any, pointer: str) -> tuple[Path, Any] | None:
+    """The value at a JSON Pointer (RFC 6901), still percent-encoded as in a `$ref`, and its path; None if there is none."""
+    path: list[str | int] = []
+    here = root
+    for raw in unquote(pointer).split("/")[1:]:
+        step = raw.replace("~1", "/").replace("~0", "~")
+        if isinstance(here, dict) and step in here:
+            here = cast("JsonObject", here)[step]
+            path.append(step)
+        elif isinstance(here, list) and step.isdecimal() and int(step) < len(cast("list[Any]", here)):
+            here = cast("list[Any]", here)[int(step)]
+            path.append(int(step))
+        else:
+            return None
+    return tuple(path), here
 
 
 def close_objects(schema: JsonObject) -> JsonObject:
     """Forbid what is not listed: ``additionalProperties: false`` on object schemas that list properties and say
     nothing about others. Not inside compositions, where a branch that forbids its neighbours' members matches nothing.
+    The outermost object is closed even if it lists none: it is the arguments of a function that takes none.
     """
-    open_definitions = {
-        child["$ref"]
-        for _, here in walk(schema)
-        for path, child in children(here)
-        if path[0] in IN_PLACE and isinstance(child, dict) and isinstance(child.get("$ref"), str)
-    }
-    # A schema with "$ref" beside its own keywords is a composition as well.
-    open_definitions |= {
-        here["$ref"] for _, here in walk(schema) if isinstance(here.get("$ref"), str) and "properties" in here
-    }
+    composed = _composed_definitions(schema)
 
-    def close(path: Path, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        here = cast("JsonObject", value)
-        return (
-            shut(here)
-            if path[-2:-1] != ("$defs",) or f"#/$defs/{path[-1]}" not in open_definitions
-            else descend(here)
-        )
+    def close(here: JsonObject, at: Path) -> JsonObject:
+        def change(step: Path, child: Any) -> Any:
+            is_open = step[0] in IN_PLACE or not isinstance(child, dict)
+            return child if is_open else close(cast("JsonObject", child), at + step)
 
-    def descend(here: JsonObject) -> JsonObject:
-        return rebuild(here, lambda step, child: child if step[0] in IN_PLACE else close(step, child))
-
-    def shut(here: JsonObject) -> JsonObject:
-        made = descend(here)
-        composed = any(key in here for key in IN_PLACE) or "$ref" in here or "$dynamicRef" in here
-        says = "additionalProperties" in here or "unevaluatedProperties" in here
-        if isinstance(here.get("properties"), dict) and not composed and not says:
+        made = rebuild(here, change)
+        if _lists_all(here) and f"#{json_pointer(at)}" not in composed:
             made["additionalProperties"] = False
         return made
 
-    return shut(schema)
+    made = close(schema, ())
+    if made.get("properties") == {} and _lists_all({**made, "properties": {"": True}}):
+        made["additionalProperties"] = False
+    return made
+
+
+def _lists_all(here: JsonObject) -> bool:
+    """An object schema that lists properties, stands alone, and says nothing about other properties."""
+    # An object with an empty list of properties is how many say "any object".
+    if not here.get("properties") or not isinstance(here["properties"], dict):
+        return False
+    others = {"$dynamicRef", "$ref", "additionalProperties", "unevaluatedProperties"}
+    return not any(key in here for key in IN_PLACE | others)
+
+
+def _composed_definitions(schema: JsonObject) -> set[str]:
+    """References from inside a composition: what they name must stay open."""
+    found: set[str] = set()
+    for _, here in walk(schema):
+        if "$ref" in here and not set(here) <= ANNOTATIONS | {"$ref"}:
+            found.add(str(here["$ref"]))
+        for step, child in children(here):
+            if step[0] in IN_PLACE and isinstance(child, dict):
+                inside = cast("JsonObject", child)
+                found |= {str(each["$ref"]) for each in _in_place(inside) if "$ref" in each}
+    return found
+
+
+def _in_place(schema: JsonObject) -> Iterator[JsonObject]:
+    """A schema and those that apply to the same value, without following references."""
+    todo = [schema]
+    while todo:
+        here = todo.pop()
+        yield here
+        for step, child in children(here):
+            if step[0] in IN_PLACE and isinstance(child, dict):
+                todo.append(cast("JsonObject", child))

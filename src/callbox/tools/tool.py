@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -159,6 +160,14 @@ class Tool:
         object.__setattr__(bound, "checks", [check.bind(instance, owner) for check in self.checks])
         return bound
 
+    def renamed(self, name: str) -> Tool:
+        """The same tool under another name; what runs it still hears the old one."""
+        binding = self.binding
+        if isinstance(binding, ExternalBinding):
+            run, own = binding.run, self.name
+            binding = replace(binding, run=lambda _, arguments, context: run(own, arguments, context))
+        return replace(self, name=name, binding=binding)
+
     def check(self, function: Callable[..., Awaitable[str | None] | str | None]) -> Callable[..., Any]:
         """Decorator: add a semantic check. Its parameters are those of the tool's that it needs, and a `CallContext`."""
         is_method = isinstance(self.binding, FunctionBinding) and self.binding.needs_instance
@@ -175,3 +184,24 @@ class Tool:
 def sanitize_name(name: str) -> str:
     """The nearest valid tool name: ``"math.factorial!"`` becomes ``"math_factorial"``."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:64] or "tool"
+
+
+def external_binding(run: Callable[..., Any]) -> ExternalBinding:
+    """A binding to ``run(name, arguments)`` or ``run(name, arguments, context)``, sync or async.
+
+    Raises:
+        DefinitionError: It can be called in neither way.
+    """
+    parameters = inspect.signature(run).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    takes = 3 if any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters) else 0
+    takes = takes or sum(each.kind in positional for each in parameters)
+    call = run if inspect.isroutine(run) or not hasattr(run, "__call__") else run.__call__  # noqa: B004
+    is_async = inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(call)
+    if takes == 2:
+        return ExternalBinding(lambda name, arguments, _: run(name, arguments), is_async)
+    if takes < 2:
+        raise DefinitionError(
+            f"{run!r} cannot run tools.", hint="Write def run(name, arguments, context), sync or async."
+        )
+    return ExternalBinding(run, is_async)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from callbox.errors import DefinitionError
+from callbox.errors import ConfigurationError, DefinitionError
+from callbox.tools.schema_tree import close_objects
 from callbox.tools.signature import tool as make_tool
-from callbox.tools.tool import FunctionBinding, Tool
+from callbox.tools.tool import Effect, FunctionBinding, Tool, external_binding
+from callbox.tools.vendor_definitions import read_definitions
+from callbox.values import JsonObject
+
+if TYPE_CHECKING:
+    from callbox.tools.openapi import OpenApiOptions
 
 # Dialects live four floors above and may not be imported from here; `callbox/__init__.py`, which stands above all
 # floors, puts their renderer in. See docs/decisions/0003-composition-root.md.
@@ -46,6 +52,99 @@ class Toolset:
                     hint="Take it from an instance: Toolset([service.method]), not Toolset([Service.method]).",
                 )
             self._tools[made.name] = made
+
+    @classmethod
+    def from_schemas(
+        cls,
+        definitions: Iterable[Any],
+        run: Callable[..., Any] | None = None,
+        *,
+        close: bool = True,
+        effect: Effect | None = None,
+        name: str = "tools",
+    ) -> Toolset:
+        """Tools from definitions as a vendor writes them, with one function that runs them all.
+
+        Args:
+            definitions: In the shape of OpenAI Chat Completions, OpenAI Responses, Anthropic, Gemini or MCP, or plain
+                ``{"name", "description", "parameters"}``; shapes may be mixed. SDK objects are fine.
+            run: ``run(name, arguments)`` or ``run(name, arguments, context)``, sync or async; None for definitions
+                that somebody else runs.
+            close: Forbid properties that a schema does not list, where it says nothing about them: vendors' definitions
+                rarely say it, and a misspelt argument would go unnoticed.
+            effect: Of all of them. Default: what MCP's annotations say, else ``"write"``.
+            name: The toolset's.
+
+        Raises:
+            DefinitionError: One of them is no valid tool.
+        """
+        binding = None if run is None else external_binding(run)
+        tools = [
+            Tool(
+                read.name,
+                read.description,
+                close_objects(read.parameters) if close else read.parameters,
+                binding,
+                effect=effect or read.effect or "write",
+                idempotent=read.idempotent,
+                title=read.title,
+                returns=read.returns,
+            )
+            for read in read_definitions(definitions)
+        ]
+        return cls(tools, name=name)
+
+    @classmethod
+    def from_openapi(
+        cls, document: JsonObject | str, *, name: str = "tools", **options: Unpack[OpenApiOptions]
+    ) -> Toolset:
+        """Tools from an OpenAPI 3.0 or 3.1 document: each operation is one, run over HTTP.
+
+        Args:
+            document: Parsed, or as JSON text. Nothing is fetched: remote references are refused.
+            name: The toolset's.
+            **options: See `OpenApiOptions`: ``base_url``, ``auth``, ``include``, ``exclude``, ``tags``, ``headers``.
+
+        Raises:
+            DefinitionError: The document, or one of its operations, cannot be made into a tool.
+            ConfigurationError: `auth` or `base_url` do not fit the document.
+        """
+        from callbox.tools.openapi import openapi_tools  # costs a tenth of `import callbox`, and few need it
+
+        return cls(openapi_tools(document, **options), name=name)
+
+    def only(self, *names: str) -> Toolset:
+        """Just these tools, in this order.
+
+        Raises:
+            ConfigurationError: There is no tool of that name.
+        """
+        return Toolset([self._known(name) for name in names], name=self.name)
+
+    def without(self, *names: str) -> Toolset:
+        """All but these tools.
+
+        Raises:
+            ConfigurationError: There is no tool of that name.
+        """
+        left_out = {self._known(name).name for name in names}
+        return self.filter(lambda tool: tool.name not in left_out)
+
+    def filter(self, keep: Callable[[Tool], bool]) -> Toolset:
+        """The tools that `keep` says yes to: ``toolset.filter(lambda tool: tool.effect == "read")``."""
+        return Toolset([tool for tool in self if keep(tool)], name=self.name)
+
+    def prefixed(self, prefix: str) -> Toolset:
+        """The same tools under longer names, so that two toolsets fit side by side: ``crm.prefixed("crm_")``."""
+        return Toolset([tool.renamed(prefix + tool.name) for tool in self], name=self.name)
+
+    def _known(self, name: str) -> Tool:
+        found = self._tools.get(name)
+        if found is None:
+            raise ConfigurationError(
+                f"There is no tool {name!r}.", hint=f"There are: {', '.join(self._tools) or 'none'}."
+            )
+        return found
 
     def get(self, name: str) -> Tool | None:
         """The tool of that name, or None."""
