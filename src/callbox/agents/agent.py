@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from callbox.agents.asking import ask
+from callbox.agents.asking import ask, next_request
 from callbox.agents.conversation import Context, Conversation, definitions_tokens
 from callbox.agents.loop import Loop
 from callbox.agents.run import Run
@@ -94,7 +94,7 @@ class Agent:
         """
         loop, gate = self._begin(prompt, history)
         try:
-            while (request := loop.next_request()) is not None:
+            while (request := await next_request(self.provider, loop)) is not None:
                 reply = await ask(self.provider, loop, request)
                 prepared = gate.prepare(reply.calls, restore=self._restore)
                 if loop.take(reply, [call for call, _ in prepared]):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from callbox.agents.loop import Loop
-from callbox.errors import ContextOverflow
+from callbox.context.compaction import Compaction
+from callbox.errors import ContextOverflow, ProviderError
 from callbox.messages import Reply, StreamEvent
 from callbox.providers.provider import Provider, Request
+
+log = logging.getLogger("callbox.agents")
 
 
 async def ask(provider: Provider, loop: Loop, request: Request) -> Reply:
@@ -25,6 +29,25 @@ async def ask(provider: Provider, loop: Loop, request: Request) -> Reply:
             if not loop.conversation.shrink():
                 raise
             request = loop.again(request)
+
+
+async def next_request(provider: Provider, loop: Loop) -> Request | None:
+    """What to ask now, after room has been made for it; None when the run is over."""
+    if loop.stop is None and (plan := loop.conversation.plan_room()) is not None:
+        await _summarize(provider, loop, plan)
+    return loop.next_request()
+
+
+async def _summarize(provider: Provider, loop: Loop, plan: Compaction) -> None:
+    """Have the model summarise what would otherwise be left out. If that fails, it is left out without a summary."""
+    request = Request(messages=plan.request, output_tokens_max=plan.output_tokens_max, tool_choice="none")
+    try:
+        reply = await provider.complete(request)
+    except ProviderError as error:
+        log.warning("The conversation could not be summarised", exc_info=error)
+        return
+    loop.usage = loop.usage + reply.usage
+    plan.apply(reply.message.text)
 
 
 async def ask_streaming(provider: Provider, loop: Loop, request: Request) -> AsyncGenerator[StreamEvent]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from callbox.agents.asking import ask_streaming
+from callbox.agents.asking import ask_streaming, next_request
 from callbox.agents.events import CallFinished, CallProgress, CallRunning, Event, ReplyEnded, RunEnded
 from callbox.agents.loop import Loop
 from callbox.calls.call import ToolCall, ToolResult
@@ -51,7 +51,7 @@ class RunStream:
     async def _run(self) -> AsyncGenerator[Event]:
         loop = self._loop
         try:
-            while (request := loop.next_request()) is not None:
+            while (request := await next_request(self._provider, loop)) is not None:
                 async with self._gate.turn(
                     caller=self._caller, budget=loop.budget, observer=_Inbox(self._inbox), restore=self._restore
                 ) as turn:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from callbox.calls import feedback
 from callbox.calls.call import ToolCall, ToolResult
-from callbox.calls.reading import deduplicate_ids, read_call
+from callbox.calls.reading import deduplicate_ids, is_same, read_call
 from callbox.dialects import find_dialect
 from callbox.gate.caller import ANYONE, Budget, Caller
 from callbox.gate.path import Approver, CallPath, Observer, Sanitizer
@@ -127,7 +127,8 @@ class Gate:
             One result per call, in the order of `calls`.
         """
         async with self.turn(caller=caller, budget=budget, observer=observer) as turn:
-            return await turn.finish(calls)
+            results = await turn.finish(calls)
+        return results if len(results) == len(calls) else _one_for_each(calls, results)
 
     def turn(
         self,
@@ -192,3 +193,18 @@ class Gate:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _one_for_each(calls: Sequence[ToolCall], results: Sequence[ToolResult]) -> list[ToolResult]:
+    """Results of calls of which some were the very same call again: those ran once, and share its result."""
+    remaining = iter(results)
+    answered: dict[str, list[tuple[ToolCall, ToolResult]]] = {}
+    every: list[ToolResult] = []
+    for call in calls:
+        before = answered.setdefault(call.id, [])
+        result = next((result for other, result in before if is_same(call, other)), None)
+        if result is None or not call.id:
+            result = next(remaining)
+            before.append((call, result))
+        every.append(result)
+    return every

@@ -6,7 +6,8 @@ import json
 import pytest
 from support import until
 
-from callbox import Agent, CallContext, Toolset, tool
+from callbox import Agent, CallContext, ToolCall, Toolset, tool
+from callbox.agents.conversation import Context
 from callbox.errors import ConfigurationError, ContextOverflow, ProviderUnavailable
 from callbox.gate.caller import Caller
 from callbox.limits import Limits
@@ -221,3 +222,106 @@ async def test_an_agent_closes_what_it_opened():
     async with Agent(Scripted(["a"]), Toolset([get_order])) as agent:
         assert agent.toolset.names == ("get_order",)
         assert (await agent.run("?")).output == "a"
+
+
+def long_conversation():
+    @tool(effect="read")
+    async def dump(part: int) -> str:
+        """Dump a lot."""
+        return f"part {part}: " + "lorem ipsum dolor " * 300
+
+    return dump
+
+
+async def test_old_results_are_cleared_under_a_budget_and_can_be_read_again():
+    asked = []
+
+    def model(messages):
+        asked.append([message.text for message in messages])
+        if len(asked) <= 10:
+            return {"call": "dump", "arguments": {"part": len(asked)}}
+        if len(asked) == 11:
+            stub = next(text for text in asked[-1] if '"cleared"' in text)
+            return {"call": "read_result", "arguments": {"handle": json.loads(stub)["handle"]}}
+        return "done"
+
+    scripted = Scripted(model)
+    agent = Agent(scripted, [long_conversation()], context=Context(budget_tokens=6_000))
+    run = await agent.run("Read it all.")
+    assert run.output == "done"
+    assert run.results[-1].name == "read_result"
+    assert run.results[-1].content.startswith("part 1: ")
+    assert "read_result" not in [tool.name for tool in scripted.requests[0].tools]
+    assert "read_result" in [tool.name for tool in scripted.requests[-1].tools]
+    assert run.cost.total.saved_by_clearing > 0
+    assert run.cost.last.history <= 6_000
+
+
+async def test_older_turns_are_summarised_by_the_model_if_asked():
+    summaries = []
+
+    def model(messages):
+        if messages[0].role == "system" and "shorten the record" in messages[0].text:
+            summaries.append(messages)
+            return "So far: parts were read."
+        calls = sum(bool(message.calls) for message in messages)
+        if any("So far: parts were read." in message.text for message in messages) or calls > 30:
+            return "done"
+        return {"call": "say", "arguments": {"text": "words " * 200}}
+
+    @tool(effect="read")
+    async def say(text: str) -> str:
+        """Say something."""
+        return "ok"
+
+    agent = Agent(Scripted(model), [say], context=Context(budget_tokens=4_000, summarize=True))
+    run = await agent.run("Talk.")
+    assert (run.output, len(summaries)) == ("done", 1)
+
+
+async def test_a_summary_that_fails_does_not_end_the_run():
+    def model(messages):
+        if messages[0].role == "system":
+            return ProviderUnavailable("down")
+        if any("left out" in message.text for message in messages if message.role == "user"):
+            return "done"
+        return {"call": "say", "arguments": {"text": "words " * 200}}
+
+    @tool(effect="read")
+    async def say(text: str) -> str:
+        """Say something."""
+        return "ok"
+
+    agent = Agent(Scripted(model), [say], context=Context(budget_tokens=4_000, summarize=True))
+    assert (await agent.run("Talk.")).stop in ("done", "calls")
+
+
+async def test_only_the_tools_that_a_question_needs_are_sent_and_the_others_can_be_found():
+    def make(name, description):
+        async def run() -> str:
+            return f"{name} ran"
+
+        return tool(run, name=name, description=description, effect="read")
+
+    tools = [make(f"report_{index}", f"Write the sales report of region {index}.") for index in range(30)]
+    tools.append(make("send_fax", "Send a fax to a phone number."))
+    turns = [
+        {"call": "find_tools", "arguments": {"query": "send a fax"}},
+        {"call": "send_fax", "arguments": {}},
+        "Sent.",
+    ]
+    model = Scripted(turns)
+    run = await Agent(model, tools, context=Context(tools_max=5)).run("Sales report of region 7?")
+    assert run.output == "Sent."
+    first, second = ([tool.name for tool in request.tools] for request in model.requests[:2])
+    assert len(first) == 6
+    assert "report_7" in first
+    assert "send_fax" not in first
+    assert "send_fax" in second
+    assert run.cost.total.saved_by_selection > 0
+
+
+async def test_a_history_that_no_vendor_would_take_is_refused():
+    broken = [Message.user("?"), Message.assistant("", (ToolCall("c1", "get_order", {}),))]
+    with pytest.raises(ConfigurationError, match="result"):
+        await Agent(Scripted(["a"]), [get_order]).run("go on", history=broken)

@@ -5,7 +5,7 @@ import json
 import pytest
 from support import until
 
-from callbox import Gate, Toolset, errors, tool
+from callbox import Gate, ToolCall, Toolset, errors, tool
 from callbox.messages import CallReady, Finished
 
 
@@ -174,3 +174,24 @@ async def test_a_stream_that_is_cut_answers_the_call_it_did_not_finish():
 async def test_closing_twice_is_fine():
     async with Gate([get_order]) as gate:
         await gate.aclose()
+
+
+async def test_the_same_call_twice_runs_once_and_is_answered_twice():
+    runs = []
+
+    @tool(effect="write")
+    async def pay(amount: int) -> str:
+        """Pay an amount."""
+        runs.append(amount)
+        return f"paid {amount}"
+
+    calls = [
+        ToolCall("c1", "pay", {"amount": 5}),
+        ToolCall("c1", "pay", {"amount": 5}),
+        ToolCall("c1", "pay", {"amount": 6}),
+        ToolCall("c2", "pay", {"amount": 5}),
+        ToolCall("c1", "pay", {"amount": 6}),
+    ]
+    results = await Gate([pay]).execute(calls)
+    assert [result.content for result in results] == ["paid 5", "paid 5", "paid 6", "paid 5", "paid 6"]
+    assert runs == [5, 6, 5]

@@ -1,0 +1,84 @@
+"""Run the benchmarks one after another and write docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+HEAD = """\
+# Benchmarks
+
+Written by `make bench` on {date}: {cores} cores, {machine}, Python {python}. Peers: {peers}.
+
+Times are CPU time of the process. Subjects run side by side in one run, so that a busy moment of a shared machine hits all of
+them; read the ratios before the microseconds. Each table is made by the script that is named above it.
+"""
+
+SECTIONS = (
+    ("Overhead per call", "benchmarks/overhead/run.py", True, "What one call costs on top of the model and the tool."),
+    ("Start-up", "benchmarks/start_up.py", True, "A new process each time; the peak is of the whole process."),
+    ("Reading a call", "benchmarks/reading.py", False, "Parse, resolve, validate, explain."),
+    ("Reading a stream", "benchmarks/streaming.py", False, "One call in pieces; a peer must know when it is complete."),
+    ("Counting tokens", "benchmarks/counting.py", False, "The offline estimate against a real vocabulary."),
+    ("Choosing tools", "benchmarks/selection.py", False, "All functions of BFCL in one pool."),
+)
+SLOW = (
+    (
+        "The local model",
+        "benchmarks/local_model.py",
+        False,
+        "SmolLM2-135M in process, with constraints and without: shares of schema-valid and of right calls.",
+    ),
+)
+PEERS = ("pydantic-ai-slim", "openai-agents", "langgraph")
+
+
+def versions(python: str) -> str:
+    """What is compared with."""
+    code = f"from importlib.metadata import version; print(*(f'{{p}} {{version(p)}}' for p in {PEERS!r}), sep=', ')"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def run(script: str, arguments: list[str]) -> str:
+    """The table that a benchmark prints."""
+    environment = {**os.environ, "COLUMNS": "140", "NO_COLOR": "1"}
+    command = [sys.executable, str(ROOT / script), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment, cwd=ROOT)
+    return "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", required=True, help="python of the environment that has the peers")
+    parser.add_argument("--with-model", action="store_true", help="also the local model: an hour on one core")
+    options = parser.parse_args()
+    date = datetime.now(UTC).date().isoformat()
+    machine = f"{platform.system()} {platform.machine()}"
+    page = [
+        HEAD.format(
+            date=date,
+            cores=os.cpu_count(),
+            machine=machine,
+            python=platform.python_version(),
+            peers=f"{versions(options.peers)}; jsonschema {version('jsonschema')}",
+        )
+    ]
+    for title, script, has_peers, about in SECTIONS + (SLOW if options.with_model else ()):
+        print(f"{title} ...", file=sys.stderr)
+        table = run(script, ["--peers", options.peers] if has_peers else [])
+        page.append(f"\n## {title}\n\n{about} `{script}`\n\n```\n{table}\n```\n")
+    PAGE.write_text("".join(page))
+    print(f"written: {PAGE.relative_to(ROOT)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
