@@ -36,7 +36,7 @@ _LEXICAL_SHARE: Final = 0.5
 _DEPTH_MAX: Final = 5
 
 # getUserByID2 is get, User, By, ID, 2; text in other scripts stays in runs.
-_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
+_WORD: Final = re.compile(r"[A-Z]{2,}s?(?![a-z])|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
 _FIRST_CJK: Final = "\u2e80"
 
 
@@ -74,7 +74,8 @@ def _members(schema: JsonObject, keyword: str) -> JsonObject:
 
 def _document(tool: Tool) -> list[str]:
     said = words(tool.name) * _NAME_WEIGHT + words(tool.title or "") + words(tool.description)
-    return said + _schema_words(tool.parameters, _DEPTH_MAX)
+    # The last one is no word of any query: the library divides by zero when all documents are empty.
+    return [*said, *_schema_words(tool.parameters, _DEPTH_MAX), ""]
 
 
 def _schema_words(schema: JsonObject, depth: int) -> list[str]:

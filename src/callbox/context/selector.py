@@ -144,13 +144,8 @@ class Selector:
     def _choose(self) -> Selection:
         chosen = self._pinned | set(self._called) | set(self._found)
         room = max(self.max_tools - len(chosen), self.max_tools // 4)
-        for tool in self.index.rank(self._query):
-            if room <= 0:
-                break
-            if tool.name not in chosen:
-                chosen.add(tool.name)
-                room -= 1
-        return self._make(chosen)
+        fresh = [tool.name for tool in self.index.rank(self._query) if tool.name not in chosen]
+        return self._make(chosen | set(fresh[:room]))
 
     def _make(self, names: set[str]) -> Selection:
         tools = [tool for tool in self.index.tools if tool.name in names]

@@ -408,19 +408,13 @@ class Window:
         message = Message.user(self._bridge_text())
         self._bridge = Entry(message, count_message(message, self.counter), 0)
         self._counted += self._bridge.tokens
-        entries: list[Entry] = []
-        bridge: Entry | None = self._bridge
-        for step in self._steps:
-            # After the first question, or before the first answer where nobody asked.
-            if bridge is not None and step.kind == "assistant":
-                entries.append(bridge)
-                bridge = None
-            entries += step.entries
-            if bridge is not None and step is self._first_user:
-                entries.append(bridge)
-                bridge = None
-        if bridge is not None:
-            entries.append(bridge)
+        # After the first question; before the first answer, where nobody asked before that.
+        asked = self._first_user.number if self._first_user else self._numbered
+        head = [step.kind != "assistant" and step.number <= asked for step in self._steps]
+        place = [*head, False].index(False)
+        entries = [entry for step in self._steps[:place] for entry in step.entries]
+        entries.append(self._bridge)
+        entries += [entry for step in self._steps[place:] for entry in step.entries]
         for position, entry in enumerate(entries):
             entry.position = position
         self.messages[:] = [entry.message for entry in entries]
