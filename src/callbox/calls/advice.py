@@ -65,18 +65,14 @@ def _other_type(value: Any, wanted: frozenset[str]) -> str | None:
         return f"Send {'true' if value else 'false'}."
     if isinstance(value, list):
         only = items(value)
-        return (
-            "Send the item itself, not an array." if len(only) == 1 and kind_of(only[0]) in wanted else None
-        )
+        return "Send the item itself, not an array." if len(only) == 1 and kind_of(only[0]) in wanted else None
     return None if value is None else _in_array(value, wanted)
 
 
 def _in_array(value: Any, wanted: frozenset[str]) -> str | None:
     if "array" not in wanted:
         return None
-    return (
-        "Put the object into an array." if isinstance(value, dict) else f"Send an array: [{literal(value)}]."
-    )
+    return "Put the object into an array." if isinstance(value, dict) else f"Send an array: [{literal(value)}]."
 
 
 def _whole(value: float) -> str:

@@ -9,9 +9,12 @@ by looking one level deep.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from urllib.parse import quote
 
 from callbox.calls.call import MISSING, ProblemCode
 from callbox.calls.shapes import Document, Place, accepted_kinds, items, members
@@ -29,6 +32,7 @@ _LOOKS_MAX = 300_000
 """Questions to the engine for one value."""
 _ITEMS_COMPARED_MAX = 1_000
 """Items of an array that are looked at when alternatives are compared."""
+_ROOT = "urn:callbox:schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +84,16 @@ class Explainer:
         import jsonschema_rs
 
         self.document = Document(schema)
-        self._engine = jsonschema_rs
-        self._options: dict[str, Any] = {
-            "offline": True,
-            "validate_formats": True,
-            "pattern_options": jsonschema_rs.RegexOptions(),
-        }
-        # Draft 2020-12 whatever the schema says of itself, as `tools.schema` compiles it.
-        plain = {keyword: value for keyword, value in schema.items() if keyword != "$schema"}
-        self._map = jsonschema_rs.validator_map_for(plain, **self._options)
-        self._single: dict[tuple[str, str], Draft202012Validator] = {}
+        # Draft 2020-12 and local references whatever the schema says of itself, as `tools.schema` compiles it.
+        root = {keyword: value for keyword, value in schema.items() if keyword not in ("$schema", "$id")}
+        self._registry = jsonschema_rs.Registry([(_ROOT, root)], draft=jsonschema_rs.Draft202012)
+        self._compile = partial(
+            jsonschema_rs.Draft202012Validator,
+            offline=True,
+            validate_formats=True,
+            pattern_options=jsonschema_rs.RegexOptions(),
+        )
+        self._validators: dict[tuple[str, str], Draft202012Validator] = {}
 
     def explain(self, value: Any, findings_max: int = FINDINGS_MAX) -> list[Finding]:
         """Every place where the value does not fit, at most about `findings_max`; empty if it fits."""
@@ -97,29 +101,29 @@ class Explainer:
 
     def fits(self, place: Place, value: Any) -> bool:
         """Whether the engine accepts the value at that schema."""
-        if isinstance(place.schema, bool):
-            return place.schema
-        validator = self._map.get(place.pointer)
-        return validator is None or validator.is_valid(value)
+        schema = place.schema
+        if isinstance(schema, bool):
+            return schema
+        return self._validator(place.pointer, "", schema).is_valid(value)
 
     def holds(self, place: Place, keyword: str, value: Any) -> bool:
-        """Whether the engine accepts the value by that one keyword."""
-        key = (place.pointer, keyword)
-        validator = self._single.get(key)
-        if validator is None:
-            validator = self._single[key] = self._engine.Draft202012Validator(
-                {keyword: place.schema[keyword]}, **self._options
-            )
-        return validator.is_valid(value)
+        """Whether the engine accepts the value by that one keyword, which contains no schemas."""
+        return self._validator(place.pointer, keyword, {keyword: place.schema[keyword]}).is_valid(value)
 
     def matches(self, pattern: str, name: str) -> bool:
         """Whether a property name matches a pattern of `patternProperties`."""
-        key = ("pattern", pattern)
-        validator = self._single.get(key)
-        if validator is None:
-            validator = self._engine.Draft202012Validator({"pattern": pattern}, **self._options)
-            self._single[key] = validator
-        return validator.is_valid(name)
+        return self._validator(pattern, "patternProperties", {"pattern": pattern}).is_valid(name)
+
+    def _validator(self, pointer: str, keyword: str, schema: JsonObject) -> Draft202012Validator:
+        # On demand: compiling all parts of a schema of 60 definitions that refer to each other takes over a second.
+        found = self._validators.get((pointer, keyword))
+        if found is None:
+            if not keyword and '"$' in json.dumps(schema):  # it may hold a reference, which begins at the root
+                found = self._compile({"$ref": f"{_ROOT}#{quote(pointer[1:], safe='/~')}"}, registry=self._registry)
+            else:
+                found = self._compile(schema)
+            self._validators[pointer, keyword] = found
+        return found
 
 
 class _Walk:
@@ -246,10 +250,7 @@ class _Walk:
 
     def _scalar_code(self, branch: Place, value: Any) -> ProblemCode:
         for here in self._document.together(branch):
-            if any(
-                name in here.schema and not self._explainer.holds(here, name, value)
-                for name in ("enum", "const")
-            ):
+            if any(name in here.schema and not self._explainer.holds(here, name, value) for name in ("enum", "const")):
                 return "not_in_enum"
             for keyword, code in _CODES.items():
                 if keyword in here.schema and not self._explainer.holds(here, keyword, value):
@@ -269,9 +270,7 @@ class _Walk:
                     return self._add((*path, name), "missing_required", "required", MISSING, *places)
                 continue
             tagged = [
-                branch
-                for branch, tag in zip(candidates, places, strict=True)
-                if self._explainer.fits(tag, value[name])
+                branch for branch, tag in zip(candidates, places, strict=True) if self._explainer.fits(tag, value[name])
             ]
             if not tagged:
                 wrong = not any(kind_of(value[name]) in self._document.kinds(tag) for tag in places)
@@ -346,9 +345,7 @@ class _Walk:
         properties = self._document.shape(place).properties if missing else {}
         for name in missing:
             places = (properties[name],) if name in properties else ()
-            blamed = self._add(
-                (*path, name), "missing_required", "required", MISSING, *places, known=list(properties)
-            )
+            blamed = self._add((*path, name), "missing_required", "required", MISSING, *places, known=list(properties))
         if "propertyNames" in schema:
             names = place.child("propertyNames")
             for name, item in value.items():
@@ -358,14 +355,10 @@ class _Walk:
                 if not self._explainer.fits(names, name):
                     options = self._document.shape(names).options or ()
                     known = [option for option in options if isinstance(option, str)]
-                    blamed = self._add(
-                        (*path, name), "unexpected_property", "propertyNames", item, place, known=known
-                    )
+                    blamed = self._add((*path, name), "unexpected_property", "propertyNames", item, place, known=known)
         return blamed
 
-    def _others(
-        self, place: Place, schema: JsonObject, value: JsonObject, path: Path, described: set[str]
-    ) -> bool:
+    def _others(self, place: Place, schema: JsonObject, value: JsonObject, path: Path, described: set[str]) -> bool:
         """Properties that the schema does not list."""
         if "additionalProperties" in schema:
             keyword, shape = "additionalProperties", None
@@ -405,9 +398,7 @@ class _Walk:
             names.update(dict.fromkeys(shape.properties))
             patterns += shape.patterns
             for keyword in ("anyOf", "oneOf", "allOf"):
-                waiting += [
-                    here.child(keyword, index) for index in range(len(items(here.schema.get(keyword))))
-                ]
+                waiting += [here.child(keyword, index) for index in range(len(items(here.schema.get(keyword))))]
             waiting += [here.child(keyword) for keyword in ("if", "then", "else") if keyword in here.schema]
             dependent = members(here.schema.get("dependentSchemas"))
             waiting += [here.child("dependentSchemas", name) for name in dependent]

@@ -12,9 +12,7 @@ from callbox.values import JsonValue
 _NAMES_LISTED_MAX = 50
 
 
-def malformed_json(
-    message: str, *, received: JsonValue = MISSING, suggestion: str | None = None
-) -> CallError:
+def malformed_json(message: str, *, received: JsonValue = MISSING, suggestion: str | None = None) -> CallError:
     """The arguments are not JSON that can be read without guessing."""
     return CallError("malformed_json", message, received=received, suggestion=suggestion)
 
@@ -22,9 +20,7 @@ def malformed_json(
 def unknown_tool(name: object, names: Sequence[str]) -> CallError:
     """The call names a tool that is not offered. `names` are the tools that are."""
     if not names:
-        return CallError(
-            "unknown_tool", "There are no tools to call.", suggestion="Answer without calling a tool."
-        )
+        return CallError("unknown_tool", "There are no tools to call.", suggestion="Answer without calling a tool.")
     expected = "one of: " + listing(names, _NAMES_LISTED_MAX)
     if not isinstance(name, str) or not name:
         return CallError("unknown_tool", "The call names no tool.", expected=expected)
@@ -48,9 +44,7 @@ def invalid_arguments(problems: Sequence[Problem], more: int = 0) -> CallError:
             only.suggestion,
             listed,
         )
-    count = (
-        f"{len(listed)} problems" if not more else f"{len(listed) + more} problems; {len(listed)} are listed"
-    )
+    count = f"{len(listed)} problems" if not more else f"{len(listed) + more} problems; {len(listed)} are listed"
     return CallError(
         "invalid_arguments", f"The arguments have {count}. Correct them all and call again.", problems=listed
     )

@@ -61,9 +61,7 @@ def check_plain(value: object, limits: Limits) -> bool:
                 room -= 1
             elif kind is int:
                 if not -whole < item < whole:
-                    raise StrictJsonError(
-                        "number", f"A number has more than {limits.number_digits_max} digits."
-                    )
+                    raise StrictJsonError("number", f"A number has more than {limits.number_digits_max} digits.")
                 room -= 1
             elif kind is float and math.isfinite(item):
                 integral = integral or item.is_integer()
@@ -108,7 +106,5 @@ def _size(text: str) -> int:
     if text.isascii():
         return len(text)
     if _SURROGATE.search(text):
-        raise StrictJsonError(
-            "surrogate", f"Half of a surrogate pair in {text[:40]!a}: this is no character."
-        )
+        raise StrictJsonError("surrogate", f"Half of a surrogate pair in {text[:40]!a}: this is no character.")
     return len(text.encode())

@@ -113,9 +113,7 @@ def repair(explainer: Explainer, name: str, value: JsonValue, limits: Limits, ac
     return best or Outcome(None, (), value, explainer.explain(value))
 
 
-def _roots(
-    explainer: Explainer, name: str, value: JsonValue
-) -> Iterator[tuple[JsonObject, tuple[Repair, ...]]]:
+def _roots(explainer: Explainer, name: str, value: JsonValue) -> Iterator[tuple[JsonObject, tuple[Repair, ...]]]:
     if isinstance(value, list):
         # Arguments are one object, so a list of one object can mean nothing else; two would be two calls.
         if len(value) == 1 and isinstance(value[0], dict):
@@ -148,9 +146,7 @@ def _repair_inside(explainer: Explainer, value: JsonObject, limits: Limits) -> O
     repairs: tuple[Repair, ...] = ()
     findings = explainer.explain(value)
     for _ in range(_ROUNDS_MAX):
-        changes = [
-            change for finding in findings if (change := _change(explainer, finding, limits)) is not None
-        ]
+        changes = [change for finding in findings if (change := _change(explainer, finding, limits)) is not None]
         if not changes:
             break
         changed = _apply(value, changes)

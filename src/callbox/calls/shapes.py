@@ -177,9 +177,7 @@ class Document:
             return "nothing"
         shape = self.shape(place)
         if shape.options is not None:
-            return one_of(
-                [option for option in shape.options if kind_of(option) in shape.kinds] or shape.options
-            )
+            return one_of([option for option in shape.options if kind_of(option) in shape.kinds] or shape.options)
         branches = self.branches(place)
         if depth and branches[0] is not place:
             fitting = [branch for branch in branches if self.kinds(branch) & shape.kinds]

@@ -47,9 +47,7 @@ class StrictJsonError(ValueError):
         position: Offset in the text, where it is known.
     """
 
-    def __init__(
-        self, kind: Kind, message: str, suggestion: str | None = None, position: int | None = None
-    ) -> None:
+    def __init__(self, kind: Kind, message: str, suggestion: str | None = None, position: int | None = None) -> None:
         super().__init__(message)
         self.kind: Kind = kind
         self.message = message
@@ -106,9 +104,7 @@ def parse(text: str, limits: Limits) -> JsonValue:
             f"The property {_quoted(refused.key)} occurs more than once in one object.",
             "Send each property once.",
         ) from None
-    except (
-        RecursionError
-    ):  # only where somebody raised the limit on depth above what Python's own reader can do
+    except RecursionError:  # only where somebody raised the limit on depth above what Python's own reader can do
         raise too_deep(limits) from None
     if end != length and (end := _end_of_space(text, end)) != length:
         _refuse_trailing(text, end)
@@ -134,13 +130,13 @@ _integral_floats = count()
 # The C scanner, with hooks for what it would let through
 
 
-class _Number(Exception):  # noqa: N818 - not an error by itself, only a way out of the C scanner
+class _Number(Exception):  # not an error by itself, only a way out of the C scanner
     def __init__(self, token: str, why: str) -> None:
         self.token = token
         self.why = why
 
 
-class _Duplicate(Exception):  # noqa: N818 - likewise
+class _Duplicate(Exception):
     def __init__(self, key: str) -> None:
         self.key = key
 
@@ -188,9 +184,7 @@ def _scanner(digits_max: int) -> Callable[[str, int], tuple[Any, int]]:
     decoder = json.JSONDecoder(
         object_pairs_hook=_members, parse_int=whole, parse_float=fraction, parse_constant=_constant
     )
-    return vars(decoder)[
-        "scan_once"
-    ]  # undocumented, but what `raw_decode` calls; a test holds it to `json.loads`
+    return vars(decoder)["scan_once"]  # undocumented, but what `raw_decode` calls; a test holds it to `json.loads`
 
 
 # Limits
@@ -198,9 +192,7 @@ def _scanner(digits_max: int) -> Callable[[str, int], tuple[Any, int]]:
 
 def _check_size(text: str, limits: Limits) -> None:
     bytes_max = limits.arguments_bytes_max
-    if len(text) > bytes_max or (
-        not text.isascii() and len(text.encode("utf-8", "surrogatepass")) > bytes_max
-    ):
+    if len(text) > bytes_max or (not text.isascii() and len(text.encode("utf-8", "surrogatepass")) > bytes_max):
         raise too_large(limits)
 
 
@@ -359,9 +351,7 @@ def _refuse_syntax(text: str, problem: str, position: int) -> NoReturn:
     if not text.strip(" \t\n\r"):
         raise StrictJsonError("empty", "The arguments are empty.", "Send a JSON object.")
     if text.startswith("\ufeff"):
-        raise StrictJsonError(
-            "syntax", "The JSON begins with a byte order mark.", "Send the JSON object alone.", 0
-        )
+        raise StrictJsonError("syntax", "The JSON begins with a byte order mark.", "Send the JSON object alone.", 0)
     if _ends_early(text, problem, position):
         raise StrictJsonError(
             "truncated",
@@ -379,9 +369,7 @@ def _refuse_syntax(text: str, problem: str, position: int) -> NoReturn:
         hint = _HINTS["}"]
     else:
         hint = _HINTS.get(character, "Send one JSON object, as by a JSON serializer.")
-    raise StrictJsonError(
-        "syntax", f"The JSON cannot be read: {what} {_place(text, position)}.", hint, position
-    )
+    raise StrictJsonError("syntax", f"The JSON cannot be read: {what} {_place(text, position)}.", hint, position)
 
 
 def _ends_early(text: str, problem: str, position: int) -> bool:
@@ -394,8 +382,7 @@ def _ends_early(text: str, problem: str, position: int) -> bool:
     if not rest:
         return True
     return rest == "-" or any(
-        len(rest) < len(word) and word.startswith(rest)
-        for word in ("true", "false", "null", "-Infinity", "NaN")
+        len(rest) < len(word) and word.startswith(rest) for word in ("true", "false", "null", "-Infinity", "NaN")
     )
 
 

@@ -138,39 +138,27 @@ def _at(value: Any, path: Path) -> Any:
 
 
 def _problem(document: Document, finding: Finding, rename: str | None) -> Problem:
-    path = json_pointer(
-        [step if isinstance(step, int) else shorten(step, _STEP_CHARS_MAX) for step in finding.path]
-    )
+    path = json_pointer([step if isinstance(step, int) else shorten(step, _STEP_CHARS_MAX) for step in finding.path])
     subject = f'"{path}"' if path else "The arguments object"
     received = finding.value if finding.value is MISSING else shorten(finding.value)
     places = list(finding.places)
     if finding.code == "missing_required":
         expected = document.describe_any(places) if places else None
         suggestion = f"Rename {literal(rename)} to {literal(finding.path[-1])}." if rename else None
-        return Problem(
-            finding.code, path, f"{subject} is required and missing.", expected, received, suggestion
-        )
+        return Problem(finding.code, path, f"{subject} is required and missing.", expected, received, suggestion)
     if finding.code == "unexpected_property":
         expected = f"one of the properties: {listing(finding.known)}" if finding.known else None
         name = literal(finding.path[-1])
         suggestion = f"Rename {name} to {literal(rename)}." if rename else f"Leave {name} out."
-        return Problem(
-            finding.code, path, f"{subject} is not a known property.", expected, received, suggestion
-        )
+        return Problem(finding.code, path, f"{subject} is not a known property.", expected, received, suggestion)
     if finding.code == "no_match" and len(places) > 1:
         several = finding.keyword == "several"
-        verdict = (
-            "fits more than one of these forms and must fit only one"
-            if several
-            else "fits none of these forms"
-        )
+        verdict = "fits more than one of these forms and must fit only one" if several else "fits none of these forms"
         forms = listing([document.name_of(place) for place in places], _FORMS_MAX)
         return Problem(finding.code, path, f"{subject} {verdict}.", cut(f"one of: {forms}"), received)
     expected = document.describe_any(places)
     suggestion = advise(finding.code, finding.value, document, places)
-    return Problem(
-        finding.code, path, f"{subject} {_verdict(finding, expected)}.", expected, received, suggestion
-    )
+    return Problem(finding.code, path, f"{subject} {_verdict(finding, expected)}.", expected, received, suggestion)
 
 
 def _verdict(finding: Finding, expected: str) -> str:

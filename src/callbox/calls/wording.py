@@ -138,12 +138,7 @@ def one_of(options: Sequence[JsonValue]) -> str:
 
 
 def _option(value: JsonValue) -> str:
-    if (
-        isinstance(value, str)
-        and value
-        and value.isascii()
-        and value.replace("_", "").replace("-", "").isalpha()
-    ):
+    if isinstance(value, str) and value and value.isascii() and value.replace("_", "").replace("-", "").isalpha():
         plain = value not in ("true", "false", "null")
         return value if plain and len(value) <= _OPTION_CHARS_MAX else literal(value)
     return literal(value)
