@@ -24,10 +24,25 @@ them; read the ratios before the microseconds. Each table is made by the script 
 """
 
 SECTIONS = (
-    ("Overhead per call", "benchmarks/overhead/run.py", True, "What one call costs on top of the model and the tool."),
-    ("Start-up", "benchmarks/start_up.py", True, "A new process each time; the peak is of the whole process."),
+    (
+        "Overhead per call",
+        "benchmarks/overhead/run.py",
+        True,
+        "What one call costs on top of the model and the tool.",
+    ),
+    (
+        "Start-up",
+        "benchmarks/start_up.py",
+        True,
+        "A new process each time; the peak is of the whole process.",
+    ),
     ("Reading a call", "benchmarks/reading.py", False, "Parse, resolve, validate, explain."),
-    ("Reading a stream", "benchmarks/streaming.py", False, "One call in pieces; a peer must know when it is complete."),
+    (
+        "Reading a stream",
+        "benchmarks/streaming.py",
+        False,
+        "One call in pieces; a peer must know when it is complete.",
+    ),
     ("Counting tokens", "benchmarks/counting.py", False, "The offline estimate against a real vocabulary."),
     ("Choosing tools", "benchmarks/selection.py", False, "All functions of BFCL in one pool."),
 )

@@ -22,7 +22,11 @@ NOTICE = "<!-- Written by scripts/reference.py; change the code, then run `make 
 
 def errors_page() -> str:
     """Codes that a model reads, and exceptions that a program meets."""
-    out = [NOTICE, "# Errors\n\n## What a model reads\n\n", "`ToolResult.content` of a call that did not succeed.\n\n"]
+    out = [
+        NOTICE,
+        "# Errors\n\n## What a model reads\n\n",
+        "`ToolResult.content` of a call that did not succeed.\n\n",
+    ]
     out.append("| `error` | when |\n|---|---|\n")
     for code in get_args(ErrorCode):
         out.append(f"| `{code}` | {_first_line(getattr(feedback, code))} |\n")
@@ -45,7 +49,9 @@ def limits_page() -> str:
     rows = [
         f"| `{field.name}` | {field.default:,} | {described[field.name]} |\n" for field in dataclasses.fields(Limits)
     ]
-    head = "# Limits\n\n`Gate(limits=Limits(...))`, `Agent(limits=Limits(...))`.\n\n| limit | default | |\n|---|---|---|\n"
+    head = (
+        "# Limits\n\n`Gate(limits=Limits(...))`, `Agent(limits=Limits(...))`.\n\n| limit | default | |\n|---|---|---|\n"
+    )
     return NOTICE + head + "".join(rows)
 
 
@@ -63,7 +69,9 @@ def _command(out: list[str], command: object, path: str) -> None:
     if parameters:
         out.append("\n| | default | |\n|---|---|---|\n")
     for one in parameters:
-        spelled = ", ".join(f"`{spelling}`" for spelling in one.opts) if one.opts[0].startswith("-") else one.name.upper()
+        spelled = (
+            ", ".join(f"`{spelling}`" for spelling in one.opts) if one.opts[0].startswith("-") else one.name.upper()
+        )
         default = "" if one.default in (None, False) or "Sentinel" in repr(one.default) else f"`{one.default}`"
         out.append(f"| {spelled} | {default} | {getattr(one, 'help', None) or ''} |\n")
     for name, inner in sorted(getattr(command, "commands", {}).items()):

@@ -23,9 +23,7 @@ class Replay(Model):
         if turn > self.turns:
             text = ResponseOutputText(text=ANSWER, type="output_text", annotations=[])
             output = [
-                ResponseOutputMessage(
-                    id="m", content=[text], role="assistant", status="completed", type="message"
-                )
+                ResponseOutputMessage(id="m", content=[text], role="assistant", status="completed", type="message")
             ]
         else:
             output = [

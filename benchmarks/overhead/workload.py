@@ -20,7 +20,11 @@ SCHEMA = {
     "properties": {
         "city": {"type": "string", "description": "Name of the city."},
         "days": {"type": "integer", "minimum": 1, "maximum": 14, "description": "Days to look ahead."},
-        "unit": {"type": "string", "enum": ["celsius", "fahrenheit"], "description": "Unit of the temperature."},
+        "unit": {
+            "type": "string",
+            "enum": ["celsius", "fahrenheit"],
+            "description": "Unit of the temperature.",
+        },
     },
     "required": ["city", "days", "unit"],
     "additionalProperties": False,

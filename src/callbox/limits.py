@@ -21,7 +21,7 @@ class Limits:
         tool_timeout_s: Seconds of one call whose tool does not say its own.
         concurrency_max: Calls of one gate that run at the same time.
         threads_max: Sync tools of one gate that run at the same time.
-        corrections_max: Turns in a row that may contain nothing but mistakes, before the run is ended with a clear result.
+        corrections_max: Turns in a row that may contain nothing but mistakes, before the run is ended.
         result_chars_max: Characters of one result; more are cut, and the cut is said.
     """
 

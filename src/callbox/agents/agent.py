@@ -129,9 +129,7 @@ class Agent:
 
         return asyncio.run(once())
 
-    def stream(
-        self, prompt: Prompt, *, history: Sequence[Message] = (), caller: Caller = ANYONE
-    ) -> RunStream:
+    def stream(self, prompt: Prompt, *, history: Sequence[Message] = (), caller: Caller = ANYONE) -> RunStream:
         """`run`, told as it happens; reads start while the model is still writing.
 
         Example::

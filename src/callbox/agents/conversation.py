@@ -126,9 +126,7 @@ class Conversation:
     def account(self, reply: Reply) -> None:
         """Book the request that this reply answers, before the reply is added."""
         selection = None if self._selector is None else self._selector.select()
-        self.cost.record(
-            self._window, selection=selection, definitions=self._definitions_tokens, usage=reply.usage
-        )
+        self.cost.record(self._window, selection=selection, definitions=self._definitions_tokens, usage=reply.usage)
         self._window.observe(reply.usage, beside=selection.tokens if selection else self._definitions_tokens)
 
     def _reserve(self) -> int:

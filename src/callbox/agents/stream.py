@@ -18,7 +18,6 @@ from callbox.gate.streaming import EagerStart
 from callbox.gate.turn import Turn
 from callbox.messages import Finished, Message, Reply
 from callbox.providers.provider import Provider, Request
-from callbox.tools.tool import Tool
 
 
 class RunStream:
@@ -52,12 +51,17 @@ class RunStream:
         loop = self._loop
         try:
             while (request := await next_request(self._provider, loop)) is not None:
-                async with self._gate.turn(
-                    caller=self._caller, budget=loop.budget, observer=_Inbox(self._inbox), restore=self._restore
-                ) as turn:
-                    async with aclosing(self._turn(turn, request)) as events:
-                        async for event in events:
-                            yield event
+                async with (
+                    self._gate.turn(
+                        caller=self._caller,
+                        budget=loop.budget,
+                        observer=_Inbox(self._inbox),
+                        restore=self._restore,
+                    ) as turn,
+                    aclosing(self._turn(turn, request)) as events,
+                ):
+                    async for event in events:
+                        yield event
         except ProviderError as error:
             error.run = loop.result()
             raise
@@ -99,7 +103,7 @@ class _Inbox:
     def __init__(self, inbox: asyncio.Queue[Event | None]) -> None:
         self._inbox = inbox
 
-    def started(self, call: ToolCall, tool: Tool) -> None:
+    def started(self, call: ToolCall) -> None:
         self._inbox.put_nowait(CallRunning(call))
 
     def progress(self, call: ToolCall, progress: float, total: float | None, message: str | None) -> None:

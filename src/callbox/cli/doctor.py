@@ -46,9 +46,7 @@ def examine() -> list[Finding]:
     for extra, package, key in _EXTRAS:
         found = _version(package)
         fix = _FIXES.get(package, f'pip install "callbox[{extra}]"')
-        findings.append(
-            Finding(f"{package} (extra {extra})", found or "not installed", found is not None, fix)
-        )
+        findings.append(Finding(f"{package} (extra {extra})", found or "not installed", found is not None, fix))
         if key is not None:
             is_set = bool(os.environ.get(key))
             findings.append(Finding(key, "set" if is_set else "not set", is_set, f"export {key}=..."))

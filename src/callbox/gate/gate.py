@@ -65,10 +65,12 @@ class Gate:
             "external": ExternalRunner(threads),
             "http": HttpRunner(),
         }
-        if policy is not None and not hasattr(policy, "decide"):
-            policy = FunctionPolicy(policy)  # pyright: ignore[reportArgumentType] - a Policy has decide
         self._path = CallPath(
-            limits=limits, runners=self._runners, policy=policy, approver=approver, sanitizer=sanitizer
+            limits=limits,
+            runners=self._runners,
+            policy=policy if policy is None or isinstance(policy, Policy) else FunctionPolicy(policy),
+            approver=approver,
+            sanitizer=sanitizer,
         )
 
     def read(self, dialect: str, response: Any) -> list[ToolCall]:

@@ -39,7 +39,7 @@ Sanitizer: TypeAlias = Callable[[str, Tool], str]
 class Observer(Protocol):
     """Is told what happens to calls while it happens."""
 
-    def started(self, call: ToolCall, tool: Tool) -> None:
+    def started(self, call: ToolCall) -> None:
         """The call passed every stage and runs now."""
         ...
 
@@ -102,9 +102,7 @@ class Passage:
     def timeout_s(self) -> float:
         """Seconds of one attempt: the tool's or the gate's, and never more than the run has left."""
         own = self.tool.timeout_s
-        return max(
-            0.0, min(self.budget.limits.tool_timeout_s if own is None else own, self.budget.remaining_s)
-        )
+        return max(0.0, min(self.budget.limits.tool_timeout_s if own is None else own, self.budget.remaining_s))
 
     def _reporter(self) -> Callable[[float, float | None, str | None], None]:
         observer, loop = self.observer, asyncio.get_running_loop()
@@ -248,23 +246,20 @@ class CallPath:
         call, tool, budget = passage.call, passage.tool, passage.budget
         runner = self._runners.get(tool.binding.kind) if tool.binding is not None else None
         if runner is None:
-            return ToolResult.failed(
-                call, feedback.tool_failed("This tool is only declared here; nothing can run it.")
-            )
+            return ToolResult.failed(call, feedback.tool_failed("This tool is only declared here; nothing can run it."))
         key = f"{budget.run_id}.{budget.calls}"
         if passage.observer is not None:
-            passage.observer.started(call, tool)
+            passage.observer.started(call)
 
         async def attempt(number: int) -> Any:
             passage.attempts = number
             timeout_s = passage.timeout_s
             this = _Attempt(number)
+            deadline = asyncio.timeout(timeout_s)
             try:
-                async with asyncio.timeout(timeout_s) as deadline:
+                async with deadline:
                     try:
-                        return await runner.run(
-                            tool, call.arguments, lambda: passage.context(key, timeout_s, this)
-                        )
+                        return await runner.run(tool, call.arguments, lambda: passage.context(key, timeout_s, this))
                     except asyncio.CancelledError:
                         this.abandoned = True
                         raise
@@ -279,7 +274,7 @@ class CallPath:
             else:
                 async with self._slots.of_tool(tool, tool.concurrency):
                     value = await self._attempts(passage, attempt)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a tool raises is the call's result
             return self._failed(passage, error, started)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -329,9 +324,7 @@ class CallPath:
         elif isinstance(error, Rejected):
             description = feedback.rejected_by_check(error.message, error.path, suggestion=error.suggestion)
         elif isinstance(error, ToolError):
-            description = feedback.tool_failed(
-                error.message, suggestion=error.suggestion, retryable=error.retryable
-            )
+            description = feedback.tool_failed(error.message, suggestion=error.suggestion, retryable=error.retryable)
         else:
             log.warning("Tool %s failed on call %s", tool.name, call.id, exc_info=error)
             text = f": {error}" if tool.expose_errors and str(error) else ""
@@ -349,4 +342,3 @@ class CallPath:
             passage.attempts,
             vendor=failed.vendor,
         )
-

@@ -10,7 +10,7 @@ from callbox.tools.tool import Tool
 
 
 class Slots:
-    """Counts running calls. One object serves several event loops one after another (`Agent.run_sync` makes a new one)."""
+    """Counts running calls. Serves several event loops one after another (`Agent.run_sync` makes a new one each time)."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -30,7 +30,7 @@ class Slots:
 
     @asynccontextmanager
     async def of_tool(self, tool: Tool, size: int) -> AsyncGenerator[None]:
-        """One of the tool's own slots first and then one of the gate's: who waits for the first must not hold the second."""
+        """One of the tool's own slots, then one of the gate's: who waits for the first must not hold the second."""
         everything = self.of_gate()
         own = self._by_tool.get(tool.name)
         if own is None:

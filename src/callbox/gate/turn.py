@@ -75,7 +75,9 @@ class Turn:
         self._early[call.id] = (read, asyncio.create_task(self._take(read, tool)))
         return True
 
-    async def finish(self, calls: Sequence[ToolCall], *, prepared: Sequence[Prepared] | None = None) -> list[ToolResult]:
+    async def finish(
+        self, calls: Sequence[ToolCall], *, prepared: Sequence[Prepared] | None = None
+    ) -> list[ToolResult]:
         """One result per call, in order.
 
         Args:
@@ -86,7 +88,7 @@ class Turn:
         results: list[ToolResult | None] = [None] * len(ready)
         for index, (call, tool) in enumerate(ready):
             if call.error is not None or tool is None:
-                results[index] = self._refuse(call, ToolResult.failed(call, call.error or feedback.cancelled()))
+                results[index] = self._refuse(ToolResult.failed(call, call.error or feedback.cancelled()))
         if self._early:
             await self._drop_changed([call for call, _ in ready])
         runnable = [tool if results[index] is None else None for index, (_, tool) in enumerate(ready)]
@@ -107,7 +109,7 @@ class Turn:
         tool = self._find(name)
         return tool is not None and tool.reads_only
 
-    def _refuse(self, call: ToolCall, result: ToolResult) -> ToolResult:
+    def _refuse(self, result: ToolResult) -> ToolResult:
         if self._observer is not None:
             self._observer.finished(result)
         return result

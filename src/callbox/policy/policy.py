@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from callbox.tools.tool import Effect, Tool
 from callbox.values import JsonObject
@@ -51,6 +51,7 @@ class Question:
     scopes: frozenset[str] = frozenset()
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Decides on calls. Pure and quick: it is on the path of every call. One that raises denies."""
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 
 import pytest
-from support import until
 
 from callbox import Agent, CallContext, ToolCall, Toolset, tool
 from callbox.agents.conversation import Context
@@ -14,6 +13,7 @@ from callbox.limits import Limits
 from callbox.messages import Message, Reply, Usage
 from callbox.providers.provider import Request
 from callbox.providers.scripted import Scripted
+from support import until
 
 
 @tool(effect="read")
@@ -46,13 +46,15 @@ async def test_parallel_calls_are_answered_in_one_message():
 
 
 async def test_the_model_may_correct_itself():
-    model = Scripted([
-        {"call": "get_ordr", "arguments": {}},
-        {"call": "get_order", "arguments": {"id": "A-1"}},
-        {"call": "get_order", "arguments": '{"order_id": "A-1"'},
-        ONE_CALL,
-        "Shipped.",
-    ])
+    model = Scripted(
+        [
+            {"call": "get_ordr", "arguments": {}},
+            {"call": "get_order", "arguments": {"id": "A-1"}},
+            {"call": "get_order", "arguments": '{"order_id": "A-1"'},
+            ONE_CALL,
+            "Shipped.",
+        ]
+    )
     run = await Agent(model, [get_order]).run("Where is A-1?")
     assert (run.output, run.stop) == ("Shipped.", "done")
     codes = [result.error.code if result.error else None for result in run.results]

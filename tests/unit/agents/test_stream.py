@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from support import until
 
 from callbox import Agent, CallContext, tool
 from callbox.agents.events import CallFinished, CallProgress, CallRunning, ReplyEnded, RunEnded
@@ -11,6 +10,7 @@ from callbox.errors import ContextOverflow, ProviderUnavailable
 from callbox.messages import CallDelta, CallReady, CallStarted, TextDelta
 from callbox.providers.provider import Request
 from callbox.providers.scripted import Scripted
+from support import until
 
 
 @tool(effect="read")
@@ -50,9 +50,7 @@ async def test_a_streamed_run_is_the_same_run():
 
 async def test_a_read_starts_while_the_model_is_still_writing():
     agent = Agent(Scripted([[call("a"), call("b")], "Done."]), [look])
-    kinds = [
-        (type(event), getattr(event, "index", None)) async for event in agent.stream("?")
-    ]
+    kinds = [(type(event), getattr(event, "index", None)) async for event in agent.stream("?")]
     running = next(index for index, (kind, _) in enumerate(kinds) if kind is CallRunning)
     second_ready = next(index for index, (kind, at) in enumerate(kinds) if kind is CallReady and at == 1)
     assert running < second_ready

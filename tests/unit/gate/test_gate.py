@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from support import until
 
 from callbox import Gate, ToolCall, Toolset, errors, tool
 from callbox.messages import CallReady, Finished
+from support import until
 
 
 @tool(effect="read")
@@ -51,7 +51,10 @@ async def test_read_execute_write_for_openai():
     assert calls[1].error.code == "unknown_tool"
     results = await gate.execute(calls)
     messages = gate.write("openai", results)
-    assert [(message["role"], message["tool_call_id"]) for message in messages] == [("tool", "c1"), ("tool", "c2")]
+    assert [(message["role"], message["tool_call_id"]) for message in messages] == [
+        ("tool", "c1"),
+        ("tool", "c2"),
+    ]
     assert json.loads(messages[0]["content"]) == {"order_id": "A-1"}
     assert "get_order" in json.loads(messages[1]["content"])["suggestion"]
 

@@ -6,12 +6,12 @@ import sys
 import threading
 
 import pytest
-from support import let_others_run
 
 from callbox import Allow, Ask, CallContext, Deny, Gate, Tool, ToolCall, ToolError, tool
 from callbox.errors import DefinitionError, Rejected
 from callbox.gate.caller import Budget, Caller
 from callbox.limits import Limits
+from support import let_others_run
 
 
 @tool(effect="read")
@@ -519,7 +519,7 @@ async def test_progress_is_reported_from_threads_too():
     reports = []
 
     class Watcher:
-        def started(self, call, tool):
+        def started(self, call):
             reports.append("started")
 
         def progress(self, call, progress, total, message):

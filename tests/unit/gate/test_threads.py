@@ -3,10 +3,10 @@ import contextvars
 import threading
 
 import pytest
-from support import let_others_run
 
 from callbox.gate.runners import threads as module
 from callbox.gate.runners.threads import Threads
+from support import let_others_run
 
 VALUE = contextvars.ContextVar("VALUE", default="outside")
 
