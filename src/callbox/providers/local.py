@@ -6,16 +6,16 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callbox.errors import ConfigurationError, ProviderUnavailable
 from callbox.messages import NO_USAGE, Finished, FinishReason, Message, Reply, StreamEvent, Usage
-from callbox.providers.local_engine import Ending, Engine, Generation, shipped_model
-from callbox.providers.local_grammar import OPENER, call_grammar, losses_of
-from callbox.providers.local_prompt import Prompt, Prompting, write_prompt
+from callbox.providers.local_answer import Sentence
+from callbox.providers.local_engine import Engine, Generation, Slot, shipped_model
+from callbox.providers.local_grammar import call_grammar, compile_problem, losses_of
+from callbox.providers.local_prompt import Chat, Prompt, Prompting, write_prompt
 from callbox.providers.local_reading import ReplyReader
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["Local"]
 
 OUTPUT_TOKENS = 512
-_CALLS_MAX = 8
+"""Tokens of one reply, where the request does not say."""
+
+CALLS_MAX = 8
+"""Calls in one reply."""
 
 
 class Local:
@@ -148,52 +151,14 @@ class Local:
 
     # In the worker's thread
 
-    def _answer(
-        self, request: Request, tell: Callable[[StreamEvent], None], stopped: threading.Event
-    ) -> None:
-        engine = self._loaded()
-        written = self._write(engine, request, write_prompt(request, self._prompting), tell, stopped)
-        if written.reader.repeated and not written.reader.parts and not stopped.is_set():
+    def _answer(self, request: Request, tell: Callable[[StreamEvent], None], stopped: threading.Event) -> None:
+        writer = _Writer(self._loaded(), request, self._temperature, tell, stopped)
+        prompt = write_prompt(request, self._prompting)
+        writer.write(prompt, constrained=self._constrained)
+        if writer.said_nothing_new:
             # All it had to say was a call that has its result already: have it answer with that result.
-            prompt = write_prompt(request, self._prompting, answer=True)
-            written = self._write(engine, request, prompt, tell, stopped, before=written.usage)
-        tell(Finished(written.reply(self.model)))
-
-    def _write(
-        self,
-        engine: Engine,
-        request: Request,
-        prompt: Prompt,
-        tell: Callable[[StreamEvent], None],
-        stopped: threading.Event,
-        before: Usage = NO_USAGE,
-    ) -> _Written:
-        reader = ReplyReader(prompt.answered)
-        grammar = None
-        if prompt.tools and self._constrained:
-            calls = _CALLS_MAX if request.parallel else 1
-            grammar = call_grammar(prompt.tools, text=prompt.text, calls_max=calls).lark
-        generation = Generation(
-            messages=prompt.messages,
-            grammar=grammar,
-            tokens_max=request.output_tokens_max or OUTPUT_TOKENS,
-            temperature=self._temperature if request.temperature is None else request.temperature,
-            slot=prompt.slot,
-            stop=() if request.parallel or grammar is not None or not prompt.tools else (f"\n{OPENER}",),
-            extra=request.extra,
-        )
-
-        def listen(text: str) -> bool:
-            if stopped.is_set():
-                return False
-            for event in reader.feed(text):
-                tell(event)
-            return not reader.repeated
-
-        ending = engine.generate(generation, listen)
-        for event in reader.finish():
-            tell(event)
-        return _Written(reader, ending, before)
+            writer.write(write_prompt(request, self._prompting, answer=True), constrained=self._constrained)
+        tell(Finished(writer.reply(self.model)))
 
     def _loaded(self) -> Engine:
         with self._loading:
@@ -203,25 +168,83 @@ class Local:
             return self._engine
 
 
-class _Written:
-    """What the model wrote in answer to one prompt."""
+class _Writer:
+    """Writes one reply, in one generation or several."""
 
-    def __init__(self, reader: ReplyReader, ending: Ending, before: Usage) -> None:
-        self.reader = reader
-        self.usage = before + Usage(
-            ending.input_tokens, ending.output_tokens, ending.cached_tokens, requests=1
+    def __init__(
+        self,
+        engine: Engine,
+        request: Request,
+        temperature: float,
+        tell: Callable[[StreamEvent], None],
+        stopped: threading.Event,
+    ) -> None:
+        self._engine = engine
+        self._request = request
+        self._temperature = temperature if request.temperature is None else request.temperature
+        self._tell = tell
+        self._stopped = stopped
+        self._reader = ReplyReader()
+        self._usage = NO_USAGE
+        self._cut = False
+
+    @property
+    def said_nothing_new(self) -> bool:
+        """The model only repeated what has been answered."""
+        return self._reader.repeated and not self._reader.parts and not self._stopped.is_set()
+
+    def write(self, prompt: Prompt, *, constrained: bool) -> None:
+        """Have the model write what the prompt asks for."""
+        self._reader = ReplyReader(prompt.answered, prompt.asked)
+        if prompt.sentences:
+            for place, told in enumerate(prompt.sentences):
+                if place:
+                    self._hear(" ")
+                self._put_into_words(prompt, told)
+        else:
+            grammar = None
+            if prompt.tools and constrained:
+                calls_max = CALLS_MAX if self._request.parallel and prompt.several else 1
+                grammar = call_grammar(prompt.tools, text=prompt.text, calls_max=calls_max).lark
+            self._generate(prompt.messages, grammar, prompt.slot)
+        for event in self._reader.finish():
+            self._tell(event)
+
+    def _put_into_words(self, prompt: Prompt, told: Sentence) -> None:
+        if told.grammar is None or compile_problem(told.grammar):
+            self._hear(told.verbatim)
+        else:
+            self._generate([*prompt.messages, {"role": "user", "content": told.question}], told.grammar, prompt.slot)
+
+    def _generate(self, messages: Chat, grammar: str | None, slot: Slot) -> None:
+        ending = self._engine.generate(
+            Generation(
+                messages=messages,
+                grammar=grammar,
+                tokens_max=self._request.output_tokens_max or OUTPUT_TOKENS,
+                temperature=self._temperature,
+                slot=slot,
+                extra=self._request.extra,
+            ),
+            self._hear,
         )
+        self._usage += Usage(ending.input_tokens, ending.output_tokens, ending.cached_tokens)
         self._cut = ending.reason == "length"
 
+    def _hear(self, text: str) -> bool:
+        if self._stopped.is_set():
+            return False
+        for event in self._reader.feed(text):
+            self._tell(event)
+        return not self._reader.repeated
+
     def reply(self, model: str) -> Reply:
-        finish: FinishReason = "calls" if self.reader.has_calls else "length" if self._cut else "stop"
-        return Reply(
-            Message("assistant", tuple(self.reader.parts)), finish, replace(self.usage, requests=1), model
-        )
+        """All of it."""
+        finish: FinishReason = "calls" if self._reader.has_calls else "length" if self._cut else "stop"
+        message = Message("assistant", tuple(self._reader.parts))
+        return Reply(message, finish, self._usage + Usage(requests=1), model)
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop, events: asyncio.Queue[StreamEvent | None], event: StreamEvent
-) -> None:
+def _tell(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[StreamEvent | None], event: StreamEvent) -> None:
     with suppress(RuntimeError):  # the loop is closed: whoever asked is gone
         loop.call_soon_threadsafe(events.put_nowait, event)

@@ -29,7 +29,7 @@ _STOP = frozenset(
     _WORD.findall(
         "a an and are as at be by can could do does for from get give has have how i if in into is it "
         "its me my of on or our please tell that the their them then this to us was we what when where "
-        "which who will with would you your"
+        "which who will with would you your many much some any there need want like know find show"
     )
 )
 _NAME_WEIGHT = 3
@@ -55,9 +55,7 @@ class ToolIndex:
 
     def __init__(self, tools: Sequence[Tool]) -> None:
         self.tools = tuple(tools)
-        self._words = [
-            _tool_words(tool.name, tool.description, json.dumps(tool.parameters)) for tool in tools
-        ]
+        self._words = [_tool_words(tool.name, tool.description, json.dumps(tool.parameters)) for tool in tools]
         self._names = [frozenset(words(tool.name)) for tool in tools]
         frequencies = Counter(word for counts in self._words for word in counts)
         total = len(self.tools)

@@ -242,9 +242,7 @@ def shipped_model() -> Path:
 
 def _load(model_path: Path, context_tokens: int, threads: int) -> Any:
     if not model_path.is_file():
-        raise ConfigurationError(
-            f"There is no model at {model_path}.", hint="model_path= must name a GGUF file."
-        )
+        raise ConfigurationError(f"There is no model at {model_path}.", hint="model_path= must name a GGUF file.")
     runtime = _runtime()
     parameters = runtime.CommonParams()
     parameters.model.path = str(model_path)

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 OPENER = "CALL "
 """What a call begins with. Capitals, because no sentence that answers a person begins like that."""
 
-_FORMATS = frozenset(
-    {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
-)
+_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
 _KEPT = {
     "string": ("minLength", "maxLength", "pattern", "format"),
     "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
@@ -173,9 +171,7 @@ def _arguments_rule(name: str, parameters: str) -> _Rule:
 def compile_problem(lark: str) -> str:
     """Why the grammar does not compile; ``""`` when it does."""
     matcher = _llguidance().LLMatcher
-    failed, messages = matcher.validate_grammar_with_warnings(
-        matcher.grammar_from_lark(lark), byte_tokenizer()
-    )
+    failed, messages = matcher.validate_grammar_with_warnings(matcher.grammar_from_lark(lark), byte_tokenizer())
     return " ".join(messages[0].split())[:300] if failed else ""
 
 
@@ -239,8 +235,7 @@ def narrow(tool: str, schema: JsonObject, bounds: Bounds) -> tuple[JsonObject, t
         definitions = schema.get(keyword)
         if isinstance(definitions, dict):
             narrowed[keyword] = {
-                name: narrower.node(body, (keyword, name))
-                for name, body in cast("JsonObject", definitions).items()
+                name: narrower.node(body, (keyword, name)) for name, body in cast("JsonObject", definitions).items()
             }
     return narrowed, tuple(narrower.losses)
 
@@ -300,9 +295,7 @@ class _Narrower:
                     # Excluding the values that fit two branches is no regular matter; the gate still does.
                     self._lose(path, keyword, "it is read as anyOf")
                 out["allOf" if keyword == "allOf" or "anyOf" in out else "anyOf"] = (
-                    nodes
-                    if keyword == "allOf" or "anyOf" not in out
-                    else [*out.get("allOf", []), {"anyOf": nodes}]
+                    nodes if keyword == "allOf" or "anyOf" not in out else [*out.get("allOf", []), {"anyOf": nodes}]
                 )
         return out
 
@@ -325,9 +318,7 @@ class _Narrower:
             del out["pattern"]
             self._lose(path, "pattern", "it is not part of the grammar")
         if "format" not in out:  # the formats bound themselves
-            out["maxLength"] = _at_most(
-                out.get("maxLength"), self._bounds.string_chars_max, out.get("minLength")
-            )
+            out["maxLength"] = _at_most(out.get("maxLength"), self._bounds.string_chars_max, out.get("minLength"))
 
     def _bound_array(self, out: JsonObject, path: tuple[str | int, ...]) -> None:
         if isinstance(out.get("prefixItems"), list):
@@ -341,9 +332,7 @@ class _Narrower:
 
     def _bound_object(self, out: JsonObject, path: tuple[str | int, ...], *, branch: bool) -> None:
         properties = cast("JsonObject", out.get("properties") or {})
-        out["properties"] = {
-            name: self.node(child, (*path, "properties", name)) for name, child in properties.items()
-        }
+        out["properties"] = {name: self.node(child, (*path, "properties", name)) for name, child in properties.items()}
         patterns = cast("JsonObject", out.pop("patternProperties", None) or {})
         if patterns and self._bounds.patterns:
             out["patternProperties"] = {
@@ -351,9 +340,7 @@ class _Narrower:
             }
         named = bool(properties or patterns)
         if isinstance(out.get("additionalProperties"), dict) and not properties:
-            out["additionalProperties"] = self.node(
-                out["additionalProperties"], (*path, "additionalProperties")
-            )
+            out["additionalProperties"] = self.node(out["additionalProperties"], (*path, "additionalProperties"))
         elif branch or (named and not self._bounds.closed):
             pass
         elif named or out.get("additionalProperties") is False:
@@ -422,6 +409,4 @@ def opened(text: str) -> re.Match[str] | None:
 
 def losses_of(tools: Iterable[Tool]) -> tuple[Loss, ...]:
     """What of these tools' schemas no grammar says."""
-    return tuple(
-        loss for tool in tools for loss in _arguments_rule(tool.name, json.dumps(tool.parameters)).losses
-    )
+    return tuple(loss for tool in tools for loss in _arguments_rule(tool.name, json.dumps(tool.parameters)).losses)

@@ -2,22 +2,25 @@
 
 `guided`, for the shipped model: three worked examples, then one tool (chosen by `local_choice`) with its
 whole schema in a compact form, then the question. One tool a turn; when all that the question needs have
-answered, a second prompt asks for the final sentence. `open`, for larger models: the whole conversation and
+answered, `local_answer` puts the results into words. `open`, for larger models: the whole conversation and
 all tools.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from callbox.providers import local_answer
+from callbox.providers.local_answer import Sentence, sentence
 from callbox.providers.local_choice import ToolIndex
 from callbox.providers.local_grammar import OPENER
 from callbox.providers.local_reading import call_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from callbox.calls.call import ToolCall, ToolResult
     from callbox.messages import Message
@@ -29,6 +32,12 @@ Prompting = Literal["guided", "open"]
 
 Chat = list[dict[str, str]]
 
+# A question for more than one thing enumerates them. All 200 of BFCL's parallel questions have one of these.
+_SEVERAL = re.compile(
+    r"\b(?:and|also|then|both|each|every|all|respectively|plus|or|followed|another|two|three|four|five)\b"
+    r"|[;,&/，、；]|[.?!。？！]\s*\w",
+    re.IGNORECASE,
+)
 _HISTORY_MESSAGES = 4
 _HISTORY_CHARS = 1_200
 _RESULT_CHARS = 1_500
@@ -45,6 +54,9 @@ class Prompt:
         text: It may answer in text although it may call.
         slot: Which of the engine's slots keeps this kind of prompt.
         answered: Lines of the calls that have results already.
+        asked: What a further call in the same reply must take something new from; None allows any.
+        several: The question may want more than one call.
+        sentences: Results to put into words one by one, instead of all the above.
     """
 
     messages: Chat
@@ -52,6 +64,9 @@ class Prompt:
     text: bool
     slot: Literal[0, 1]
     answered: frozenset[str] = frozenset()
+    asked: str | None = None
+    several: bool = True
+    sentences: tuple[Sentence, ...] = ()
 
 
 def write_prompt(request: Request, prompting: Prompting, *, answer: bool = False) -> Prompt:
@@ -63,8 +78,11 @@ def write_prompt(request: Request, prompting: Prompting, *, answer: bool = False
         return Prompt(_open(request, tools), tools, not must, 0, turn.answered)
     if tools and (chosen := _next_tool(turn, tools, must=must)) is not None:
         tool, asked = chosen
-        return Prompt(_guided_call(turn, tool, asked), (tool,), not must, 0, turn.answered)
-    return Prompt(_guided_answer(turn), (), True, 1, turn.answered)
+        chat = _guided_call(turn, tool, asked)
+        return Prompt(chat, (tool,), not must, 0, turn.answered, asked, _SEVERAL.search(asked) is not None)
+    if turn.done:
+        return Prompt(_SENTENCE_CHAT, (), True, 1, sentences=tuple(_sentences(turn, tuple(request.tools))))
+    return Prompt(_guided_chat(turn), (), True, 1)
 
 
 def _allowed(request: Request) -> tuple[Tool, ...]:
@@ -128,20 +146,18 @@ def _guided_call(turn: _Turn, tool: Tool, asked: str) -> Chat:
     return [*chat, {"role": "user", "content": _call_question(describe(tool), asked, _known(turn))}]
 
 
-def _guided_answer(turn: _Turn) -> Chat:
-    if not turn.done:
-        system = turn.instructions or _CHAT_INSTRUCTIONS
-        return [
-            {"role": "system", "content": system},
-            *_history(turn),
-            {"role": "user", "content": turn.question},
-        ]
-    system = f"{turn.instructions}\n{_ANSWER_INSTRUCTIONS}".strip()
-    return [
-        {"role": "system", "content": system},
-        *_ANSWER_EXAMPLES,
-        {"role": "user", "content": _answer_question(turn.question, _known(turn))},
-    ]
+def _guided_chat(turn: _Turn) -> Chat:
+    system = turn.instructions or _CHAT_INSTRUCTIONS
+    return [{"role": "system", "content": system}, *_history(turn), {"role": "user", "content": turn.question}]
+
+
+def _sentences(turn: _Turn, tools: tuple[Tool, ...]) -> Iterator[Sentence]:
+    asked = {tool.name: part for tool, part in ToolIndex(tools).plan(turn.question)} if tools else {}
+    told = {call_line(call.name, call.arguments): (call, result) for call, result in turn.done}
+    answered = {call.name for call, result in told.values() if not result.is_error}
+    for call, result in told.values():
+        if not (result.is_error and call.name in answered):  # a mistake that was put right is no news
+            yield sentence(call, result, asked.get(call.name, turn.question))
 
 
 def _history(turn: _Turn) -> Chat:
@@ -177,10 +193,6 @@ def _call_question(function: str, question: str, known: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _answer_question(question: str, known: Sequence[str]) -> str:
-    return "Results:\n" + "\n".join(known) + f"\n\nQuestion: {question}"
-
-
 def describe(tool: Tool) -> str:
     """A tool with its whole schema, in few tokens."""
     lines = [f"{tool.name}: {tool.description.strip()}"]
@@ -213,11 +225,7 @@ def _kind(schema: Any, definitions: JsonObject, depth: int) -> str:
         return f"array of {_kind(node.get('items'), definitions, depth + 1)}"
     if kind == "object" and node.get("properties"):
         members = cast("JsonObject", node["properties"]).items()
-        return (
-            "{"
-            + ", ".join(f"{name}: {_kind(child, definitions, depth + 1)}" for name, child in members)
-            + "}"
-        )
+        return "{" + ", ".join(f"{name}: {_kind(child, definitions, depth + 1)}" for name, child in members) + "}"
     return str(kind) + (f" like {node['format']}" if isinstance(node.get("format"), str) else "")
 
 
@@ -256,7 +264,6 @@ _CALL_INSTRUCTIONS = (
     "Leave out optional values that the question does not mention."
 )
 _CHAT_INSTRUCTIONS = "You are a helpful assistant. Answer in one or two sentences."
-_ANSWER_INSTRUCTIONS = "Answer the question in one or two sentences, with the values from the results."
 _OPEN_INSTRUCTIONS = """You may call these tools:
 {tools}
 
@@ -297,15 +304,7 @@ _CALL_EXAMPLES: Chat = [
     ),
 ]
 
-_ANSWER_EXAMPLES: Chat = [
-    *_exchange(
-        _answer_question(
-            "What's the weather like in Lisbon, and how much is 250 dollars in euros?",
-            [
-                'get_weather {"city":"Lisbon"} -> {"sky": "sunny", "degrees": 21}',
-                'convert_currency {"amount":250,"source":"USD","target":"EUR"} -> 229.75',
-            ],
-        ),
-        "In Lisbon it is sunny with 21 degrees, and 250 dollars are 229.75 euros.",
-    ),
+_SENTENCE_CHAT: Chat = [
+    {"role": "system", "content": local_answer.INSTRUCTIONS},
+    *(message for example in local_answer.EXAMPLES for message in _exchange(*example)),
 ]

@@ -34,6 +34,12 @@ def _compact(arguments: Any) -> str:
     return json.dumps(arguments, separators=(",", ":"), ensure_ascii=False)
 
 
+def _words(text: str) -> list[str]:
+    """Words and numbers, as they are compared: ``$1,000`` is 1000, ``5.0`` is 5."""
+    plain = re.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", text.lower())
+    return [word.removesuffix(".0") for word in re.findall(r"[0-9]+(?:\.[0-9]+)?|[^\W\d_]+", plain)]
+
+
 @dataclass(slots=True)
 class _Line:
     """One call while it is being written."""
@@ -78,16 +84,18 @@ class ReplyReader:
 
     Args:
         answered: `call_line`s that have a result already.
+        asked: The question, when a further call must take something new from it.
 
     Attributes:
         parts: The reply so far.
         repeated: The model began to repeat itself: stop it, there is nothing more to come.
     """
 
-    def __init__(self, answered: Collection[str] = ()) -> None:
+    def __init__(self, answered: Collection[str] = (), asked: str | None = None) -> None:
         self.parts: list[Part] = []
         self.repeated = False
         self._known = set(answered)
+        self._untaken = None if asked is None else set(_words(asked))
         self._held = ""
         """The beginning of a line that may yet become a call."""
         self._in_text = False
@@ -107,15 +115,14 @@ class ReplyReader:
         for character in text:
             if not self.repeated:
                 self._take(character)
-        # A call may still turn out to be a repetition: it is held back until it differs from all before it.
         call = self._call
-        if call is not None and call.named and not any(known.startswith(call.text) for known in self._known):
+        if call is not None and call.named and not self._may_be_cut(call):
             self._events.extend(call.events())
         return self._drain()
 
     def finish(self) -> list[StreamEvent]:
         """The model stopped. A call that was cut stays as it is, for the gate to refuse."""
-        if self._call is not None:
+        if self._call is not None and (self._call.scanner.complete or not self._must_be_new(self._call)):
             self._end_call()
         self._text += self._held
         self._held = ""
@@ -145,10 +152,24 @@ class ReplyReader:
         if character == "\n":
             self._end_call()
             return
+        done = call.scanner.complete
         call.take(character)
-        if call.scanner.complete and call.text in self._known:
-            self._call = None
-            self.repeated = True
+        if not done and call.scanner.complete:
+            taken = set(_words(call.arguments))
+            if call.text in self._known or (self._must_be_new(call) and taken.isdisjoint(self._untaken or ())):
+                self._call = None
+                self.repeated = True
+            elif self._untaken is not None:
+                self._untaken -= taken
+
+    def _must_be_new(self, call: _Line) -> bool:
+        return call.index > 0 and self._untaken is not None
+
+    def _may_be_cut(self, call: _Line) -> bool:
+        """It is held back until that is decided."""
+        if self._must_be_new(call):
+            return not call.scanner.complete
+        return not call.scanner.complete and any(known.startswith(call.text) for known in self._known)
 
     def _end_call(self) -> None:
         call, self._call = self._call, None
