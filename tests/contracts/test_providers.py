@@ -1,4 +1,5 @@
-"""What every provider promises, on every provider: the scripted one, and the vendors' SDKs against a strict local server."""
+"""What every provider promises, on every provider: the scripted one, and the vendors' SDKs against a strict
+local server."""
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from wire.vendor_server import Call, Say, VendorServer
 
 from callbox.calls.call import ToolCall, ToolResult
 from callbox.dialects import NAMES
@@ -26,6 +26,7 @@ from callbox.providers.provider import Provider, Request
 from callbox.providers.registry import provider
 from callbox.providers.scripted import Scripted
 from callbox.tools.tool import Tool
+from wire.vendor_server import Call, Say, VendorServer
 
 GET_ORDER = Tool(
     "get_order",
@@ -48,7 +49,9 @@ def scripted_turn(say: Say) -> Any:
 
 def as_json(say: Say) -> Say:
     said = (
-        {"tool": say.calls[0].name, "arguments": say.calls[0].arguments} if say.calls else {"answer": say.text}
+        {"tool": say.calls[0].name, "arguments": say.calls[0].arguments}
+        if say.calls
+        else {"answer": say.text}
     )
     return Say(json.dumps(said))
 
@@ -117,14 +120,16 @@ async def test_a_text_is_a_reply_that_stops(make: Make, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_calls_come_in_the_models_order(make: Make, kind: str, stream: bool) -> None:
-    calls = (Call("get_order", {"order_id": "A-1"}), Call("get_order", {"order_id": "é\n\"{}"}))
+    calls = (Call("get_order", {"order_id": "A-1"}), Call("get_order", {"order_id": 'é\n"{}'}))
     if kind == "openai-json":
         calls = calls[1:]  # one call a turn
     model = make(Say("", calls))
     reply = await answered(model, asking(QUESTION), stream=stream)
     await model.aclose()
     assert reply.finish == "calls"
-    assert [(call.name, read(call)) for call in reply.calls] == [(call.name, call.arguments) for call in calls]
+    assert [(call.name, read(call)) for call in reply.calls] == [
+        (call.name, call.arguments) for call in calls
+    ]
     assert len({call.id for call in reply.calls}) == len(calls)
     assert all(call.id for call in reply.calls)
 
@@ -139,7 +144,9 @@ async def test_a_stream_tells_what_the_whole_reply_holds(make: Make, kind: str) 
     for index, call in enumerate(reply.calls):
         (started,) = [event for event in events if isinstance(event, CallStarted) and event.index == index]
         assert (started.id, started.name) == (call.id, call.name)
-        text = "".join(event.text for event in events if isinstance(event, CallDelta) and event.index == index)
+        text = "".join(
+            event.text for event in events if isinstance(event, CallDelta) and event.index == index
+        )
         assert json.loads(text) == read(call)
         (ready,) = [event for event in events if isinstance(event, CallReady) and event.index == index]
         assert (ready.call.id, ready.call.name, read(ready.call)) == (call.id, call.name, read(call))
@@ -154,7 +161,9 @@ async def test_a_conversation_goes_on_with_the_results(make: Make, kind: str, st
     messages = [QUESTION]
     for _ in range(2):
         reply = await answered(model, asking(*messages), stream=stream)
-        results = [ToolResult(call.id, call.name, '{"state": "sent"}', vendor=call.vendor) for call in reply.calls]
+        results = [
+            ToolResult(call.id, call.name, '{"state": "sent"}', vendor=call.vendor) for call in reply.calls
+        ]
         messages += [reply.message, Message.tool(results)]
     reply = await answered(model, asking(*messages), stream=stream)
     # A person goes on where the model has stopped.

@@ -1,7 +1,5 @@
 """Messages replies as they come off Anthropic's wire, each streamed and whole; `STREAMS`: (name, chunks, whole)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 JsonObject = dict[str, Any]

@@ -1,7 +1,5 @@
 """generateContent replies as they come off Gemini's wire, each streamed and whole; `STREAMS`: (name, chunks, whole)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 JsonObject = dict[str, Any]
@@ -38,9 +36,7 @@ def _chunks(*chunks: list[JsonObject], finish: str = "STOP", **more: Any) -> lis
     ]
 
 
-def _call(
-    name: str, arguments: JsonObject | None, call_id: str | None = None, signature: str = ""
-) -> JsonObject:
+def _call(name: str, arguments: JsonObject | None, call_id: str | None = None, signature: str = "") -> JsonObject:
     found: JsonObject = {"name": name}
     if arguments is not None:
         found["args"] = arguments
@@ -49,9 +45,7 @@ def _call(
     return {"functionCall": found, "thoughtSignature": signature} if signature else {"functionCall": found}
 
 
-def _piece(
-    *values: JsonObject, name: str | None = None, call_id: str | None = None, last: bool = False
-) -> JsonObject:
+def _piece(*values: JsonObject, name: str | None = None, call_id: str | None = None, last: bool = False) -> JsonObject:
     found: JsonObject = {}
     if name is not None:
         found["name"] = name
@@ -103,9 +97,7 @@ STREAMS: list[tuple[str, list[JsonObject], JsonObject]] = [
     ),
     (
         "a signature that comes last, on an empty text",
-        _chunks(
-            [{"text": "The answer "}], [{"text": "is 42."}], [{"text": "", "thoughtSignature": _SIGNATURE}]
-        ),
+        _chunks([{"text": "The answer "}], [{"text": "is 42."}], [{"text": "", "thoughtSignature": _SIGNATURE}]),
         _response({"text": "The answer is 42."}, {"text": "", "thoughtSignature": _SIGNATURE}, finish="STOP"),
     ),
     (
@@ -168,11 +160,7 @@ STREAMS: list[tuple[str, list[JsonObject], JsonObject]] = [
     ),
     (
         "a call that the vendor could not read",
-        [
-            _response(
-                finish="MALFORMED_FUNCTION_CALL", finishMessage="Malformed function call: forecast(city="
-            )
-        ],
+        [_response(finish="MALFORMED_FUNCTION_CALL", finishMessage="Malformed function call: forecast(city=")],
         _response(finish="MALFORMED_FUNCTION_CALL", finishMessage="Malformed function call: forecast(city="),
     ),
     ("a question that was blocked", [_BLOCKED], _BLOCKED),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import httpx
 
 from callbox.dialects.wire import as_list, as_object, as_objects, plain
-from callbox.providers.hosted import DEFAULT_OPTIONS, HostedProvider, Options, Wire, close_quietly, only
+from callbox.providers.hosted import DEFAULT_OPTIONS, HostedProvider, Options, Wire, only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +71,7 @@ class Gemini(HostedProvider):
         # Our own, since the SDK would take aiohttp where that happens to be installed, which behaves
         # otherwise when a connection breaks, and would close it in whatever event loop runs when it is
         # collected.
-        transport = httpx.AsyncClient(follow_redirects=True)
+        transport = httpx.AsyncClient(follow_redirects=True, event_hooks={"response": [_note_response]})
         http = genai.types.HttpOptions(
             base_url=self._base_url, headers=self._headers or None, httpx_async_client=transport
         )
@@ -135,10 +136,10 @@ class Gemini(HostedProvider):
         return await client.aio.models.generate_content(**self._arguments(wire, timeout_s))
 
     async def _stream(self, client: Any, wire: Wire, timeout_s: float) -> Any:
-        return await client.aio.models.generate_content_stream(**self._arguments(wire, timeout_s))
+        return _Stream(await client.aio.models.generate_content_stream(**self._arguments(wire, timeout_s)))
 
     async def _close(self, source: Any) -> None:
-        await close_quietly(source.aclose)
+        await source.aclose()
 
     async def _close_client(self, client: Any) -> None:
         await client.aio.aclose()
@@ -150,6 +151,43 @@ class Gemini(HostedProvider):
         return bool(blocked) or any(
             candidate.get("finishReason") for candidate in as_objects(found.get("candidates"))
         )
+
+
+_responses: ContextVar[list[httpx.Response] | None] = ContextVar("_responses", default=None)
+
+
+async def _note_response(response: httpx.Response) -> None:
+    noted = _responses.get()
+    if noted is not None:
+        noted.append(response)
+
+
+class _Stream:
+    """The SDK's stream, with its connection in hand.
+
+    The SDK's generators hold each other in a cycle: closing the outer one leaves the connection open until
+    the garbage collector comes by. So the HTTP responses that are opened while it runs are noted, and
+    closed with it.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._opened: list[httpx.Response] = []
+
+    def __aiter__(self) -> _Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        token = _responses.set(self._opened)
+        try:
+            return await self._source.__anext__()
+        finally:
+            _responses.reset(token)
+
+    async def aclose(self) -> None:
+        await self._source.aclose()
+        for response in self._opened:
+            await response.aclose()
 
 
 def _declarations(definitions: list[JsonObject]) -> list[JsonObject]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
@@ -340,12 +339,6 @@ def _merged(body: JsonObject, extra: JsonObject) -> JsonObject:
         both = isinstance(value, dict) and isinstance(out.get(key), dict)
         out[key] = {**as_object(out[key]), **as_object(value)} if both else value
     return out
-
-
-async def close_quietly(close: Callable[[], Awaitable[None]]) -> None:
-    """Close a stream that may be broken already: what went wrong has been said."""
-    with suppress(OSError, RuntimeError):
-        await close()
 
 
 def only(tools: Sequence[Tool], name: str) -> tuple[Tool, ...]:

@@ -43,7 +43,9 @@ class ConversationCache:
         """The whole conversation for the wire. The list is yours, its items are shared: only read them."""
         cut, wire = self._prefix(messages)
         rest = self._write(messages[cut:])
-        if cut and rest and rest[0].get("role") == wire[-1].get("role"):
+        role = rest[0].get("role") if cut and rest else None
+        if role is not None and role == wire[-1].get("role"):
+            # Something around the cut says nothing on this wire, so that its neighbours join.
             rest, wire = self._write(messages), []
         wire = [*wire, *rest]
         if messages:

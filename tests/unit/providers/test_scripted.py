@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support import let_others_run
 
 from callbox.calls.call import ToolCall
 from callbox.errors import ConfigurationError, ProviderRateLimited, ProviderUnavailable
@@ -22,6 +21,7 @@ from callbox.messages import (
 )
 from callbox.providers.provider import Request
 from callbox.providers.scripted import Scripted
+from support import let_others_run
 
 ASK = Request(messages=(Message.user("Hello"),))
 
@@ -42,7 +42,11 @@ async def test_turns_are_said_one_after_the_other() -> None:
 async def test_a_list_is_one_turn_of_texts_and_parallel_calls() -> None:
     model = Scripted([["Wait.", {"call": "a"}, {"call": "b", "arguments": "{broken", "id": "x"}]])
     reply = await model.complete(ASK)
-    assert reply.message.content == (Text("Wait."), ToolCall("call_1", "a", {}), ToolCall("x", "b", "{broken"))
+    assert reply.message.content == (
+        Text("Wait."),
+        ToolCall("call_1", "a", {}),
+        ToolCall("x", "b", "{broken"),
+    )
 
 
 async def test_a_function_sees_the_messages_and_may_be_async() -> None:
@@ -74,9 +78,14 @@ async def test_exceptions_are_raised() -> None:
 async def test_an_exception_in_a_turn_comes_after_what_stands_before_it() -> None:
     model = Scripted([["Once upon", ProviderUnavailable("cut")]] * 2, chunk_chars=4)
     said: list[str] = []
-    with pytest.raises(ProviderUnavailable, match="cut"):
+
+    async def listen() -> None:
         async for event in model.stream(ASK):
-            said.append(event.text)  # type: ignore[union-attr]
+            assert isinstance(event, TextDelta)
+            said.append(event.text)
+
+    with pytest.raises(ProviderUnavailable, match="cut"):
+        await listen()
     assert said == ["Once", " upo", "n"]
     with pytest.raises(ProviderUnavailable, match="cut"):
         await model.complete(ASK)

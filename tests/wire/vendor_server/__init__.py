@@ -1,4 +1,5 @@
-"""A local stand-in for the vendors' HTTP APIs: four wires, whole and streaming, as strict as the real ones about requests.
+"""A local stand-in for the vendors' HTTP APIs: four wires, whole and streaming, as strict as the real ones
+about requests.
 
 What it refuses, and with which words, follows the vendors' documentation. It knows nothing of callbox.
 """

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wire.vendor_server.script import Fail, Say, StreamError, need, pieces
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 KEY_HEADER = "x-api-key"
 INVALID = "invalid_request_error"
-_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
-          404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 500: "api_error",
-          529: "overloaded_error"}  # fmt: skip
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    529: "overloaded_error",
+}
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _PROPERTY = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _SIGNATURE = "c2lnbmF0dXJl/+=="
@@ -43,12 +52,15 @@ def validate(body: Any, headers: dict[str, str]) -> None:
     for tool in tools:
         _definition(tool)
     need("tool_choice" not in body or tools, "tool_choice may only be specified while providing tools.")
-    need(json.dumps(body).count('"cache_control"') <= 4, "A maximum of 4 blocks with cache_control may be provided.")
+    need(
+        json.dumps(body).count('"cache_control"') <= 4,
+        "A maximum of 4 blocks with cache_control may be provided.",
+    )
     waiting: list[str] = []
     for at, message in enumerate(messages):
         role = message["role"]
         need(role in ("user", "assistant"), f"messages: Unexpected role {role!r}.")
-        need(at or role == "user", "messages: first message must use the \"user\" role")
+        need(at or role == "user", 'messages: first message must use the "user" role')
         need(not at or messages[at - 1]["role"] != role, "messages: roles must alternate")
         content = message["content"]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -66,7 +78,9 @@ def _definition(tool: Any) -> None:
     for name in schema.get("properties", {}):
         need(_PROPERTY.fullmatch(name), "Property keys should match pattern '^[a-zA-Z0-9_.-]{1,64}$'")
     if tool.get("strict"):
-        need(schema.get("additionalProperties") is False, "additionalProperties must be false for strict tools")
+        need(
+            schema.get("additionalProperties") is False, "additionalProperties must be false for strict tools"
+        )
 
 
 def _blocks(at: int, role: str, blocks: list[Any], waiting: list[str], has_tools: bool) -> list[str]:
@@ -76,13 +90,15 @@ def _blocks(at: int, role: str, blocks: list[Any], waiting: list[str], has_tools
     for block in blocks:
         kind = block["type"]
         if kind == "text":
-            need(block["text"].strip(), f"messages.{at}: text content blocks must contain non-whitespace text")
+            need(
+                block["text"].strip(), f"messages.{at}: text content blocks must contain non-whitespace text"
+            )
         if kind == "tool_result":
             need(role == "user", f"messages.{at}: `tool_result` blocks can only be in `user` messages")
             need(not other_seen, f"messages.{at}: `tool_result` blocks must come first")
             need(
                 block["tool_use_id"] in waiting,
-                f"messages.{at}: unexpected `tool_use_id` found in `tool_result` blocks: {block['tool_use_id']}",
+                f"messages.{at}: unexpected `tool_use_id` in `tool_result` blocks: {block['tool_use_id']}",
             )
             answered.append(block["tool_use_id"])
         else:
@@ -119,11 +135,22 @@ def _stop(say: Say) -> str:
 
 
 def whole(say: Say, body: Any, new_id: Callable[[], int]) -> Any:
-    usage = {"input_tokens": 15, "output_tokens": 10, "cache_read_input_tokens": 5,
-             "cache_creation_input_tokens": 0}  # fmt: skip
-    return {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"],
-            "content": _content(say, new_id), "stop_reason": _stop(say), "stop_sequence": None,
-            "usage": usage}  # fmt: skip
+    usage = {
+        "input_tokens": 15,
+        "output_tokens": 10,
+        "cache_read_input_tokens": 5,
+        "cache_creation_input_tokens": 0,
+    }
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": _content(say, new_id),
+        "stop_reason": _stop(say),
+        "stop_sequence": None,
+        "usage": usage,
+    }
 
 
 def events(say: Say, body: Any, new_id: Callable[[], int]) -> list[str]:
@@ -136,12 +163,16 @@ def events(say: Say, body: Any, new_id: Callable[[], int]) -> list[str]:
                 deltas = [{"type": "text_delta", "text": piece} for piece in pieces(block["text"])]
             case "thinking":
                 empty = {**block, "thinking": "", "signature": ""}
-                deltas = [{"type": "thinking_delta", "thinking": piece} for piece in pieces(block["thinking"])]
+                deltas = [
+                    {"type": "thinking_delta", "thinking": piece} for piece in pieces(block["thinking"])
+                ]
                 deltas.append({"type": "signature_delta", "signature": block["signature"]})
             case _:
                 empty = {**block, "input": {}}
                 text = json.dumps(block["input"]) if block["input"] else ""
-                deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in ["", *pieces(text)]]
+                deltas = [
+                    {"type": "input_json_delta", "partial_json": piece} for piece in ["", *pieces(text)]
+                ]
         out.append(_sse({"type": "content_block_start", "index": index, "content_block": empty}))
         out += [_sse({"type": "content_block_delta", "index": index, "delta": delta}) for delta in deltas]
         out.append(_sse({"type": "content_block_stop", "index": index}))

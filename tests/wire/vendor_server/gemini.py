@@ -1,24 +1,64 @@
-"""Gemini generateContent and streamGenerateContent. Its calls have no ids, unless the script gives them one."""
+"""Gemini generateContent, also streamed. Its calls have ids only where the script gives them one."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wire.vendor_server.script import Fail, Say, StreamError, need, pieces
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 KEY_HEADER = "x-goog-api-key"
 INVALID = "INVALID_ARGUMENT"
-_STATUS = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
-           429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}  # fmt: skip
+_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,63}")
-_PART = {"text", "thought", "thoughtSignature", "functionCall", "functionResponse", "inlineData", "fileData",
-         "executableCode", "codeExecutionResult"}  # fmt: skip
-_SCHEMA = {"type", "format", "title", "description", "nullable", "enum", "maxItems", "minItems", "properties",
-           "required", "minProperties", "maxProperties", "minLength", "maxLength", "pattern", "example", "anyOf",
-           "propertyOrdering", "default", "items", "minimum", "maximum"}  # fmt: skip
+_PART = {
+    "text",
+    "thought",
+    "thoughtSignature",
+    "functionCall",
+    "functionResponse",
+    "inlineData",
+    "fileData",
+    "executableCode",
+    "codeExecutionResult",
+}
+_SCHEMA = {
+    "type",
+    "format",
+    "title",
+    "description",
+    "nullable",
+    "enum",
+    "maxItems",
+    "minItems",
+    "properties",
+    "required",
+    "minProperties",
+    "maxProperties",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "example",
+    "anyOf",
+    "propertyOrdering",
+    "default",
+    "items",
+    "minimum",
+    "maximum",
+}
 SIGNATURE = "/+9zaWduYXR1cmU="
 
 
@@ -58,22 +98,31 @@ def validate(body: Any, headers: dict[str, str]) -> None:
             _part(part, role)
         need(
             len(answers) == len(waiting),
-            "Please ensure that the number of function response parts is equal to the number of function call "
-            "parts of the function call turn.",
+            "Please ensure that the number of function response parts is equal to the number of function call"
+            " parts of the function call turn.",
         )
-        need([answer["name"] for answer in answers] == waiting, "Function response names do not match the calls.")
+        need(
+            [answer["name"] for answer in answers] == waiting,
+            "Function response names do not match the calls.",
+        )
         if calls:
-            need(role == "model" and before == "user", "A function call turn comes immediately after a user turn.")
+            need(
+                role == "model" and before == "user",
+                "A function call turn comes immediately after a user turn.",
+            )
             first = next(part for part in parts if "functionCall" in part)
             need(first.get("thoughtSignature") == SIGNATURE, "Function call is missing a thought_signature.")
         waiting = [call["name"] for call in calls]
         before = role
-    need(not waiting, "The number of function response parts is not equal to the number of function call parts.")
+    need(
+        not waiting,
+        "The number of function response parts is not equal to the number of function call parts.",
+    )
 
 
 def _part(part: Any, role: str) -> None:
     for name in part:
-        need(name in _PART, f'Invalid JSON payload received. Unknown name "{name}" at \'contents\'')
+        need(name in _PART, f"Invalid JSON payload received. Unknown name \"{name}\" at 'contents'")
     if "functionCall" in part:
         need(isinstance(part["functionCall"].get("args", {}), dict), "Invalid value at 'args'")
     if "functionResponse" in part:
@@ -82,7 +131,10 @@ def _part(part: Any, role: str) -> None:
 
 
 def _declaration(declaration: Any) -> str:
-    need(_NAME.fullmatch(declaration["name"]), "Invalid function name. Must start with a letter or an underscore.")
+    need(
+        _NAME.fullmatch(declaration["name"]),
+        "Invalid function name. Must start with a letter or an underscore.",
+    )
     need(
         not {"parameters", "parametersJsonSchema"} <= set(declaration),
         "Only one of parameters and parameters_json_schema may be set.",
@@ -94,7 +146,7 @@ def _declaration(declaration: Any) -> str:
 
 def _schema(schema: Any) -> None:
     for name in schema:
-        need(name in _SCHEMA, f'Invalid JSON payload received. Unknown name "{name}" at \'tools\'')
+        need(name in _SCHEMA, f"Invalid JSON payload received. Unknown name \"{name}\" at 'tools'")
     need(isinstance(schema.get("type", ""), str), "Proto field is not repeating, cannot start list.")
     for value in schema.get("properties", {}).values():
         _schema(value)
@@ -118,14 +170,28 @@ def _parts(say: Say) -> list[Any]:
 
 
 def _response(parts: list[Any], say: Say, body: Any, *, last: bool) -> Any:
-    usage = {"promptTokenCount": 20, "candidatesTokenCount": 8, "thoughtsTokenCount": 2, "totalTokenCount": 30,
-             "cachedContentTokenCount": 5}  # fmt: skip
+    usage = {
+        "promptTokenCount": 20,
+        "candidatesTokenCount": 8,
+        "thoughtsTokenCount": 2,
+        "totalTokenCount": 30,
+        "cachedContentTokenCount": 5,
+    }
     if say.refusal:
-        return {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": usage, "modelVersion": "gemini-test"}
+        return {
+            "promptFeedback": {"blockReason": "SAFETY"},
+            "usageMetadata": usage,
+            "modelVersion": "gemini-test",
+        }
     candidate: dict[str, Any] = {"content": {"role": "model", "parts": parts}, "index": 0}
     if last:
         candidate["finishReason"] = "STOP"
-    return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "gemini-test", "responseId": "r1"}
+    return {
+        "candidates": [candidate],
+        "usageMetadata": usage,
+        "modelVersion": "gemini-test",
+        "responseId": "r1",
+    }
 
 
 def whole(say: Say, body: Any, new_id: Callable[[], int]) -> Any:
@@ -138,9 +204,7 @@ def events(say: Say, body: Any, new_id: Callable[[], int]) -> list[str]:
         # Text comes in pieces, calls come whole.
         parts += [{**part, "text": piece} for piece in pieces(part["text"])] if "text" in part else [part]
     parts = parts or [{"text": ""}]
-    return [
-        _sse(_response([part], say, body, last=at == len(parts) - 1)) for at, part in enumerate(parts)
-    ]
+    return [_sse(_response([part], say, body, last=at == len(parts) - 1)) for at, part in enumerate(parts)]
 
 
 def _sse(data: Any) -> str:

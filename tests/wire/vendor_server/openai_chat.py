@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wire.vendor_server.script import Fail, Say, StreamError, need, pieces
 from wire.vendor_server.strict_schema import check_strict
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 KEY_HEADER = "authorization"
 INVALID = "invalid_request_error"
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30,
-          "prompt_tokens_details": {"cached_tokens": 5}}  # fmt: skip
+_USAGE = {
+    "prompt_tokens": 20,
+    "completion_tokens": 10,
+    "total_tokens": 30,
+    "prompt_tokens_details": {"cached_tokens": 5},
+}
 
 
 def is_streaming(path: str, body: Any) -> bool:
@@ -72,12 +78,15 @@ def _messages(messages: list[Any]) -> None:
         need(
             not waiting,
             "An assistant message with 'tool_calls' must be followed by tool messages responding to each "
-            f"'tool_call_id'. The following tool_call_ids did not have response messages: {', '.join(waiting)}",
+            f"'tool_call_id'. These tool_call_ids did not have response messages: {', '.join(waiting)}",
         )
         calls = message.get("tool_calls") or []
         need("tool_calls" not in message or calls, "[] is too short - 'tool_calls'")
         if role != "assistant" or not calls:
-            need(message.get("content") is not None, "Invalid value for 'content': expected a string, got null.")
+            need(
+                message.get("content") is not None,
+                "Invalid value for 'content': expected a string, got null.",
+            )
         for call in calls:
             need(len(call["id"]) <= 40, "string too long. Expected a string with maximum length 40")
             need(NAME.fullmatch(call["function"]["name"]), "Invalid 'tool_calls': name")
@@ -87,18 +96,35 @@ def _messages(messages: list[Any]) -> None:
 
 
 def whole(say: Say, body: Any, new_id: Callable[[], int]) -> Any:
-    message: dict[str, Any] = {"role": "assistant", "content": say.text or None, "refusal": say.refusal or None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": say.text or None,
+        "refusal": say.refusal or None,
+    }
     if say.calls:
         message["tool_calls"] = [_call(call, new_id) for call in say.calls]
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(say)}
-    return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": body["model"],
-            "choices": [choice], "usage": _USAGE}  # fmt: skip
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": body["model"],
+        "choices": [choice],
+        "usage": _USAGE,
+    }
 
 
 def events(say: Say, body: Any, new_id: Callable[[], int]) -> list[str]:
     def chunk(delta: Any, finish: str | None = None) -> str:
-        return _sse({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"],
-                     "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})  # fmt: skip
+        return _sse(
+            {
+                "id": "chatcmpl-1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": body["model"],
+                "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+            }
+        )
 
     out = [chunk({"role": "assistant", "content": ""})]
     out += [chunk({"content": piece}) for piece in pieces(say.text)]
@@ -114,8 +140,18 @@ def events(say: Say, body: Any, new_id: Callable[[], int]) -> list[str]:
         ]
     out.append(chunk({}, _finish(say)))
     if body.get("stream_options", {}).get("include_usage"):
-        out.append(_sse({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1,
-                         "model": body["model"], "choices": [], "usage": _USAGE}))  # fmt: skip
+        out.append(
+            _sse(
+                {
+                    "id": "chatcmpl-1",
+                    "object": "chat.completion.chunk",
+                    "created": 1,
+                    "model": body["model"],
+                    "choices": [],
+                    "usage": _USAGE,
+                }
+            )
+        )
     return [*out, "data: [DONE]\n\n"]
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wire.vendor_server.openai_chat import NAME
 from wire.vendor_server.openai_chat import error as error
 from wire.vendor_server.script import Say, StreamError, need, pieces
 from wire.vendor_server.strict_schema import check_strict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEY_HEADER = "authorization"
 INVALID = "invalid_request_error"
@@ -26,7 +28,9 @@ def is_streaming(path: str, body: Any) -> bool:
 
 
 def error_event(step: StreamError) -> str:
-    return _sse({"type": "error", "code": step.code, "message": step.message, "param": None, "sequence_number": 9})
+    return _sse(
+        {"type": "error", "code": step.code, "message": step.message, "param": None, "sequence_number": 9}
+    )
 
 
 def validate(body: Any, headers: dict[str, str]) -> None:
@@ -37,14 +41,19 @@ def validate(body: Any, headers: dict[str, str]) -> None:
     need("max_tokens" not in body, "Unsupported parameter: 'max_tokens'.")
     tools = body.get("tools") or []
     for tool in tools:
-        need(tool["type"] == "function" and "function" not in tool, "Missing required parameter: 'tools[0].name'.")
+        need(
+            tool["type"] == "function" and "function" not in tool,
+            "Missing required parameter: 'tools[0].name'.",
+        )
         need(NAME.fullmatch(tool["name"]), "Invalid 'tools[0].name'.")
         need("strict" in tool, "Responses takes a missing 'strict' for true; say it.")
         if tool["strict"]:
             check_strict(tool["name"], tool["parameters"])
     choice = body.get("tool_choice")
     if isinstance(choice, dict):
-        need(choice["name"] in {tool["name"] for tool in tools}, "Tool choice not found in 'tools' parameter.")
+        need(
+            choice["name"] in {tool["name"] for tool in tools}, "Tool choice not found in 'tools' parameter."
+        )
     called: dict[str, bool] = {}
     for at, item in enumerate(items):
         _item(item, items[at + 1 :], called)
@@ -60,7 +69,10 @@ def _item(item: Any, following: list[Any], called: dict[str, bool]) -> None:
             allowed = _CONTENT[item["role"]]
             need(content, "Invalid 'input': empty content")
             for part in content:
-                need(part["type"] in allowed, f"Invalid value: '{part['type']}'. Supported values are: {allowed}")
+                need(
+                    part["type"] in allowed,
+                    f"Invalid value: '{part['type']}'. Supported values are: {allowed}",
+                )
     elif kind == "function_call":
         need(isinstance(item["arguments"], str), "Invalid type for 'input': arguments")
         need(NAME.fullmatch(item["name"]), "Invalid 'input': name")
@@ -94,22 +106,56 @@ def _output(say: Say, new_id: Callable[[], int]) -> list[Any]:
     if say.refusal:
         content.append({"type": "refusal", "refusal": say.refusal})
     if content:
-        out.append({"id": f"msg_{new_id()}", "type": "message", "role": "assistant", "status": "completed",
-                    "content": content})  # fmt: skip
+        out.append(
+            {
+                "id": f"msg_{new_id()}",
+                "type": "message",
+                "role": "assistant",
+                "status": "completed",
+                "content": content,
+            }
+        )
     for call in say.calls:
         number = new_id()
-        out.append({"id": f"fc_{number}", "type": "function_call", "call_id": call.id or f"call_{number}",
-                    "name": call.name, "arguments": json.dumps(call.arguments), "status": "completed"})  # fmt: skip
+        out.append(
+            {
+                "id": f"fc_{number}",
+                "type": "function_call",
+                "call_id": call.id or f"call_{number}",
+                "name": call.name,
+                "arguments": json.dumps(call.arguments),
+                "status": "completed",
+            }
+        )
     return out
 
 
 def whole(say: Say, body: Any, new_id: Callable[[], int], output: list[Any] | None = None) -> Any:
-    usage = {"input_tokens": 20, "output_tokens": 10, "total_tokens": 30,
-             "input_tokens_details": {"cached_tokens": 5}, "output_tokens_details": {"reasoning_tokens": 2}}  # fmt: skip
-    return {"id": "resp_1", "object": "response", "created_at": 1, "status": "completed", "error": None,
-            "incomplete_details": None, "instructions": None, "model": body["model"], "tools": [],
-            "output": _output(say, new_id) if output is None else output, "parallel_tool_calls": True,
-            "tool_choice": "auto", "temperature": 1.0, "top_p": 1.0, "metadata": {}, "usage": usage}  # fmt: skip
+    usage = {
+        "input_tokens": 20,
+        "output_tokens": 10,
+        "total_tokens": 30,
+        "input_tokens_details": {"cached_tokens": 5},
+        "output_tokens_details": {"reasoning_tokens": 2},
+    }
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1,
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "model": body["model"],
+        "tools": [],
+        "output": _output(say, new_id) if output is None else output,
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "metadata": {},
+        "usage": usage,
+    }
 
 
 def events(say: Say, body: Any, new_id: Callable[[], int]) -> list[str]:
@@ -134,8 +180,14 @@ def events(say: Say, body: Any, new_id: Callable[[], int]) -> list[str]:
         if item["type"] == "function_call":
             for piece in pieces(item["arguments"]):
                 out.append(event("response.function_call_arguments.delta", **where, delta=piece))
-            out.append(event("response.function_call_arguments.done", **where, arguments=item["arguments"],
-                             name=item["name"]))  # fmt: skip
+            out.append(
+                event(
+                    "response.function_call_arguments.done",
+                    **where,
+                    arguments=item["arguments"],
+                    name=item["name"],
+                )
+            )
         for at, part in enumerate(item.get("summary", ())):
             place = {**where, "summary_index": at}
             out.append(event("response.reasoning_summary_part.added", **place, part={**part, "text": ""}))

@@ -42,7 +42,8 @@ class Fail:
 
 @dataclass(frozen=True)
 class Hang:
-    """Nothing more is said until the client goes away. `after`: how many events of `reply` are streamed first."""
+    """Nothing more is said until the client goes away. `after`: how many events of `reply` are streamed
+    first."""
 
     reply: Say = field(default_factory=Say)
     after: int = 0
@@ -50,7 +51,8 @@ class Hang:
 
 @dataclass(frozen=True)
 class Cut:
-    """The stream breaks after some events of `reply`: abruptly, or (`polite`) as if it had come to its end."""
+    """The stream breaks after some events of `reply`: abruptly, or (`polite`) as if it had come to its
+    end."""
 
     reply: Say
     after: int

@@ -8,16 +8,18 @@ import socket
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from wire.vendor_server import anthropic, gemini, openai_chat, openai_responses
 from wire.vendor_server.script import BadRequest, Cut, Fail, Garbage, Hang, Raw, Say, Step, StreamError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 
 @dataclass
@@ -43,6 +45,7 @@ class VendorServer:
         self.key = key
         self.requests: list[Seen] = []
         self.refused: list[str] = []
+        self.asked = threading.Event()
         self.disconnected = threading.Event()
         self._network_bytes = network_bytes
         self._calls = 0
@@ -100,6 +103,7 @@ class VendorServer:
                 self.refused.append(str(refusal))
                 return JSONResponse(*wire.error(Fail(400, str(refusal), wire.INVALID)))
             self.requests.append(Seen(request.url.path, dict(request.headers), body))
+            self.asked.set()
             step = self.script.popleft() if self.script else Fail(500, "The script is over.")
             return self._play(wire, step, streaming, body)
 
