@@ -171,9 +171,7 @@ def load(category: str) -> tuple[Question, ...]:
     if category in ANSWERED:
         for record in _lines(folder / "possible_answer" / name):
             answers[record["id"]] = tuple(
-                Answer(function, arguments)
-                for call in record["ground_truth"]
-                for function, arguments in call.items()
+                Answer(function, arguments) for call in record["ground_truth"] for function, arguments in call.items()
             )
     return tuple(
         Question(
@@ -335,7 +333,7 @@ def _choices(allowed: Any) -> Iterator[Any]:
 
 
 def _expand(value: Any) -> Iterator[Any]:
-    """An object in an answer holds lists of allowed values; so do objects in a list, and nothing below."""
+    """Objects in an answer, and objects in its lists, hold lists of allowed values again."""
     if isinstance(value, dict):
         yield from _objects(value)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):

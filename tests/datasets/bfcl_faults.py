@@ -8,15 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VARIABLE = (
-    "The answer is the name of a variable of the asker's program, where a value of another type is declared."
-)
-OTHER_TYPE = (
-    "The answer has another type than the function document declares, such as true for one of its strings."
-)
-NOT_LISTED = (
-    "The answer is not among the values that the document lists: another spelling, a synonym, or its own."
-)
+VARIABLE = "The answer is the name of a variable of the asker's program, where a value of another type is declared."
+OTHER_TYPE = "The answer has another type than the function document declares, such as true for one of its strings."
+NOT_LISTED = "The answer is not among the values that the document lists: another spelling, a synonym, or its own."
 LEFT_OUT = "The answer allows, or does, leave out what the document requires."
 UNDECLARED = "The answer names an argument that the document does not have."
 FORM = "The answer writes a date in another form than the document's `format`."
@@ -52,20 +46,14 @@ FAULTS = (
         ),
     ),
     Fault("simple_java_35", "RedissonConnection_bitOp", VARIABLE, ("wrong_type /destination",)),
-    Fault(
-        "simple_java_38", "NestedValueFetcher_createSourceMapStub", VARIABLE, ("wrong_type /filteredSource",)
-    ),
+    Fault("simple_java_38", "NestedValueFetcher_createSourceMapStub", VARIABLE, ("wrong_type /filteredSource",)),
     Fault("simple_java_45", "Basic_checkSizes", VARIABLE, ("wrong_type /environ",)),
     Fault("simple_java_58", "XContentBuilder_map", VARIABLE, ("wrong_type /values",)),
     Fault("simple_java_69", "DurationImpl_alignSigns", VARIABLE, ("wrong_type /buf",)),
     Fault("simple_java_72", "ToTextStream_characters", VARIABLE, ("wrong_type /ch",)),
     Fault("simple_java_82", "clear001a_runIt", VARIABLE, ("wrong_type /args",)),
-    Fault(
-        "simple_java_87", "suspendpolicy017_settingVMDeathRequest", VARIABLE, ("wrong_type /suspendPolicy",)
-    ),
-    Fault(
-        "simple_java_88", "filter_s002_setting22MethodEntryRequest", VARIABLE, ("wrong_type /suspendPolicy",)
-    ),
+    Fault("simple_java_87", "suspendpolicy017_settingVMDeathRequest", VARIABLE, ("wrong_type /suspendPolicy",)),
+    Fault("simple_java_88", "filter_s002_setting22MethodEntryRequest", VARIABLE, ("wrong_type /suspendPolicy",)),
     Fault(
         "simple_javascript_5",
         "manageReactState",
@@ -167,9 +155,7 @@ FAULTS = (
             "not_in_enum /specs/1",
         ),
     ),
-    Fault(
-        "parallel_multiple_173", "ecology_data_precipitation_stats", NOT_LISTED, ("not_in_enum /time_frame",)
-    ),
+    Fault("parallel_multiple_173", "ecology_data_precipitation_stats", NOT_LISTED, ("not_in_enum /time_frame",)),
     Fault("parallel_multiple_194", "building_get_dimensions", NOT_LISTED, ("not_in_enum /unit",)),
     Fault("live_multiple_87-38-4", "list_servers", NOT_LISTED, ("not_in_enum /type",)),
     Fault("live_multiple_750-169-5", "Media_3_FindMovies", NOT_LISTED, ("not_in_enum /genre",)),
@@ -184,9 +170,7 @@ FAULTS = (
     Fault("simple_python_200", "calculate_emissions", LEFT_OUT, ("missing_required /fuel_efficiency",)),
     Fault("parallel_88", "calculate_final_speed", LEFT_OUT, ("missing_required /initial_velocity",)),
     Fault("parallel_multiple_87", "kinematics_distance", LEFT_OUT, ("missing_required /initial_velocity",)),
-    Fault(
-        "parallel_multiple_119", "league_stats_get_top_scorer", LEFT_OUT, ("missing_required /league_name",)
-    ),
+    Fault("parallel_multiple_119", "league_stats_get_top_scorer", LEFT_OUT, ("missing_required /league_name",)),
     Fault("live_multiple_68-29-0", "add_postgres_server", LEFT_OUT, ("missing_required /port",)),
     Fault("live_multiple_69-30-0", "add_postgres_server", LEFT_OUT, ("missing_required /port",)),
     Fault("live_multiple_77-35-1", "add_postgres_server", LEFT_OUT, ("missing_required /port",)),

@@ -19,6 +19,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """One line, because a green dot does not say how much was tried."""
     found = config.stash.get(_COUNTS, None)
     if found:
-        terminalreporter.write_line(
-            "BFCL: " + ", ".join(f"{number:,} {name}" for name, number in found.items())
-        )
+        terminalreporter.write_line("BFCL: " + ", ".join(f"{number:,} {name}" for name, number in found.items()))

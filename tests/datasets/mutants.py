@@ -1,22 +1,19 @@
 """Wrong versions of right calls: each made by one change, each with the one answer that is right for it.
 
 A mutator consults the schema, so that a mutant is wrong for certain: 5.0 is an integer, a string is fine
-where anything is. What it consults is `accepts`, a few lines written from the JSON Schema specification
-(2020-12, validation, section 6) for the keywords of these schemas: the validator under test does not mark its
-own work.
+where anything is. It asks `reference`, not the validator under test.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
-from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from callbox.values import json_pointer
+from datasets.reference import accepts, fits_type, is_type, types_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,9 +34,10 @@ class Mutant:
     Attributes:
         kind: What was done to it.
         text: The arguments as a model would send them.
-        problems: What must be reported and nothing else: code and JSON Pointer; empty if it must be repaired.
-        restored: What a lossless repair gives; None where there is none, and only a report is right.
-        malformed: It is no JSON object: the answer is ``malformed_json``, and no repair.
+        problems: What must be reported, code and JSON Pointer each, and nothing else.
+        repair: Kind and JSON Pointer of the one repair that loses nothing; None where only a report is right.
+        restored: What that repair must give.
+        malformed: It is no JSON object: the answer is ``malformed_json``.
         arguments: The changed arguments, where the change can be said in JSON.
         touched: The top-level argument that was changed.
     """
@@ -47,7 +45,8 @@ class Mutant:
     kind: str
     text: str
     problems: frozenset[tuple[str, str]] = frozenset()
-    restored: Mapping[str, Any] | None = None
+    repair: tuple[str, str] | None = None
+    restored: Any = None
     malformed: bool = False
     arguments: Any = None
     touched: str | None = None
@@ -63,80 +62,6 @@ class Place:
     required: bool
 
 
-# The reference: what a schema of this data set accepts
-
-
-def types_of(schema: Mapping[str, Any]) -> tuple[str, ...]:
-    """The JSON types that a schema names; empty where it accepts any."""
-    declared = schema.get("type", ())
-    return (declared,) if isinstance(declared, str) else tuple(declared)
-
-
-def is_type(value: Any, json_type: str) -> bool:
-    """Whether a JSON value is of that JSON Schema type; 5.0 is an integer, true is no number."""
-    match json_type:
-        case "null":
-            return value is None
-        case "boolean":
-            return isinstance(value, bool)
-        case "integer":
-            return not isinstance(value, bool) and (
-                isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-            )
-        case "number":
-            return isinstance(value, (int, float)) and not isinstance(value, bool)
-        case "string":
-            return isinstance(value, str)
-        case "array":
-            return isinstance(value, list)
-        case _:
-            return isinstance(value, dict)
-
-
-def fits_type(schema: Mapping[str, Any], value: Any) -> bool:
-    """Whether the value is of one of the schema's types."""
-    types = types_of(schema)
-    return not types or any(is_type(value, one) for one in types)
-
-
-def _equal(left: Any, right: Any) -> bool:
-    """JSON equality: 1 is 1.0, and true is not 1."""
-    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
-
-
-def accepts(schema: Mapping[str, Any], value: Any) -> bool:
-    """Whether the value is valid."""
-    if not fits_type(schema, value):
-        return False
-    if "enum" in schema and not any(_equal(value, member) for member in schema["enum"]):
-        return False
-    if is_type(value, "number") and value > schema.get("maximum", math.inf):
-        return False
-    if isinstance(value, str):
-        return schema.get("format") != "date" or _is_date(value)
-    if isinstance(value, list):
-        few, many = schema.get("minItems", 0), schema.get("maxItems", math.inf)
-        return few <= len(value) <= many and all(accepts(schema.get("items", {}), item) for item in value)
-    if isinstance(value, dict):
-        properties = schema.get("properties", {})
-        closed = schema.get("additionalProperties") is False
-        return all(name in value for name in schema.get("required", ())) and all(
-            accepts(properties[name], member) if name in properties else not closed
-            for name, member in value.items()
-        )
-    return True
-
-
-def _is_date(text: str) -> bool:
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-        return False
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
-
-
 # Where things can go wrong
 
 
@@ -145,9 +70,7 @@ def places(schema: Mapping[str, Any], value: Any, random: Random, path: Path = (
     yield from _places(schema, value, random, path, required=True)
 
 
-def _places(
-    schema: Mapping[str, Any], value: Any, random: Random, path: Path, *, required: bool
-) -> Iterator[Place]:
+def _places(schema: Mapping[str, Any], value: Any, random: Random, path: Path, *, required: bool) -> Iterator[Place]:
     yield Place(path, schema, value, required)
     if isinstance(value, dict):
         for name, child in schema.get("properties", {}).items():
@@ -217,18 +140,16 @@ _OTHERS: tuple[Any, ...] = (None, True, False, 7, -2.5, "seven", [], ["x", 1], {
 
 def retyped(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
     """Put a value of another JSON type there."""
-    others = [
-        other for other in _OTHERS if other is not None or not place.path or isinstance(place.path[-1], int)
-    ]
+    others = [other for other in _OTHERS if other is not None or not place.path or isinstance(place.path[-1], int)]
     wrong = [other for other in others if not fits_type(place.schema, other)]
     if wrong and place.path:
         yield _changed("retyped", place, root, random.choice(wrong), "wrong_type")
 
 
 def stringified(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
-    """Write a number or a boolean as a string. Reading it back may be a lossless repair, if it says so."""
+    """Write a number or a boolean as a string. To read it back would be a guess, so it is told."""
     if isinstance(place.value, (int, float)) and not fits_type(place.schema, ""):
-        yield _changed("stringified", place, root, json.dumps(place.value), "wrong_type", restored=root)
+        yield _changed("stringified", place, root, json.dumps(place.value), "wrong_type")
 
 
 def listed(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
@@ -246,26 +167,22 @@ def fractional(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
 
 
 def null(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
-    """Say null. For a required argument that is wrong; for an optional one it may be read as left out."""
+    """Say null. For a required argument that is wrong; for an optional one it can only mean "left out"."""
     if not place.path or fits_type(place.schema, None) or isinstance(place.path[-1], int):
         return
     if place.required:
         yield _changed("null_for_required", place, root, None, "wrong_type")
     else:
-        yield _changed(
-            "null_for_optional", place, root, None, "wrong_type", restored=_without(root, place.path)
-        )
+        said = _put(root, place.path, None)
+        restored = _without(root, place.path)
+        yield _repairable("null_for_optional", place, said, "null_means_omitted", restored)
 
 
 def _without(root: Any, path: Path) -> Any:
     step, rest = path[0], path[1:]
     if isinstance(root, list):
         return [_without(item, rest) if index == step else item for index, item in enumerate(root)]
-    return {
-        name: _without(item, rest) if name == step else item
-        for name, item in root.items()
-        if name != step or rest
-    }
+    return {name: _without(item, rest) if name == step else item for name, item in root.items() if name != step or rest}
 
 
 def not_in_enum(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
@@ -300,30 +217,29 @@ def out_of_range(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
 def doubly_encoded(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
     """Send an object or a list as a string of JSON. It says the same, so it must be repaired."""
     if isinstance(place.value, (dict, list)) and types_of(place.schema) and not fits_type(place.schema, ""):
-        encoded = json.dumps(place.value)
-        yield Mutant(
-            "doubly_encoded" if not place.path else "doubly_encoded_inside",
-            json.dumps(_put(root, place.path, encoded)),
-            restored=root,
-        )
+        kind = "doubly_encoded_inside" if place.path else "doubly_encoded"
+        encoded = _put(root, place.path, json.dumps(place.value))
+        yield _repairable(kind, place, encoded, "json_in_string", root)
 
 
 def wrapped(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
     """Send the arguments in what means nothing: a code fence, a list, a key that only says "arguments"."""
     if place.path:
         return
-    yield Mutant("fenced", f"```json\n{json.dumps(root, indent=2)}\n```", restored=root)
-    yield Mutant("in_a_list", json.dumps([root]), restored=root)
+    fenced = f"```json\n{json.dumps(root, indent=2)}\n```"
+    yield Mutant("fenced", fenced, repair=("code_fence", ""), restored=root)
+    yield _repairable("in_a_list", place, [root], "list_of_one", root)
     key = random.choice(("arguments", "parameters", "input"))
     if key not in place.schema["properties"]:
-        yield Mutant("under_a_key", json.dumps({key: root}), restored=root)
+        text = json.dumps({key: root})
+        yield Mutant("under_a_key", text, repair=("wrapped_arguments", f"/{key}"), restored=root)
 
 
 def integer_as_float(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
     """Write an integer as 5.0. It is the same number, but a function that wants an int must get one."""
     if isinstance(place.value, int) and types_of(place.schema) == ("integer",) and abs(place.value) < 2**53:
-        text = json.dumps(_put(root, place.path, float(place.value)))
-        yield Mutant("integer_as_float", text, restored=root)
+        written = _put(root, place.path, float(place.value))
+        yield _repairable("integer_as_float", place, written, "integer_as_float", root)
 
 
 def malformed(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
@@ -335,9 +251,7 @@ def malformed(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
     yield Mutant("trailing", text + random.choice(("}", " {}", ", ", " done", text)), malformed=True)
     if root:
         name, value = random.choice(list(root.items()))
-        yield Mutant(
-            "duplicate_key", f"{{{json.dumps(name)}: {json.dumps(value)}, {text[1:]}", malformed=True
-        )
+        yield Mutant("duplicate_key", f"{{{json.dumps(name)}: {json.dumps(value)}, {text[1:]}", malformed=True)
         not_a_number = random.choice((math.nan, math.inf, -math.inf))
         yield Mutant("not_a_number", json.dumps({**root, name: not_a_number}), malformed=True)
 
@@ -370,16 +284,12 @@ def tightened(schema: Mapping[str, Any], root: Mapping[str, Any], random: Random
     return _tightened(schema, root, random, (), root, made), made
 
 
-def _tightened(
-    schema: Mapping[str, Any], value: Any, random: Random, path: Path, root: Any, made: list[Mutant]
-) -> Any:
+def _tightened(schema: Mapping[str, Any], value: Any, random: Random, path: Path, root: Any, made: list[Mutant]) -> Any:
     if "enum" in schema or "format" in schema or "maximum" in schema:
         return schema  # One step too far would be two problems, or another one.
     if isinstance(value, dict):
         properties = {
-            name: _tightened(child, value[name], random, (*path, name), root, made)
-            if name in value
-            else child
+            name: _tightened(child, value[name], random, (*path, name), root, made) if name in value else child
             for name, child in schema.get("properties", {}).items()
         }
         return {**schema, "properties": properties} if properties else schema
@@ -387,9 +297,7 @@ def _tightened(
     if not bounds:
         return schema
     keyword, bound, code, beyond = random.choice(bounds)
-    arguments = _put(root, path, beyond)
-    problems = frozenset({(code, json_pointer(path))})
-    made.append(Mutant(keyword, json.dumps(arguments), problems, None, False, arguments, str(path[0])))
+    made.append(_reported(keyword, _put(root, path, beyond), code, path, str(path[0])))
     return {**schema, keyword: bound}
 
 
@@ -421,7 +329,7 @@ def mutants(tool: Tool, arguments: Mapping[str, Any], random: Random) -> Iterato
         for mutant in mutate(place, arguments, random)
     ]
     yield from made
-    single = [mutant for mutant in made if mutant.touched is not None and mutant.restored is None]
+    single = [mutant for mutant in made if mutant.touched is not None]
     random.shuffle(single)
     for first, second in pairwise(single):
         if first.touched != second.touched:
@@ -441,12 +349,16 @@ def _both(root: Mapping[str, Any], first: Mutant, second: Mutant) -> Mutant:
     return Mutant("two_changes", json.dumps(merged), first.problems | second.problems, arguments=merged)
 
 
-def _changed(kind: str, place: Place, root: Any, value: Any, code: str, restored: Any = None) -> Mutant:
+def _repairable(kind: str, place: Place, arguments: Any, repair: str, restored: Any) -> Mutant:
+    """What can only have been meant in one way; the one repair is at its own place."""
+    return Mutant(kind, json.dumps(arguments), repair=(repair, json_pointer(place.path)), restored=restored)
+
+
+def _changed(kind: str, place: Place, root: Any, value: Any, code: str) -> Mutant:
     """One value is another one; the one problem is at its own place."""
     assert not accepts(place.schema, value), (kind, place, value)
     arguments = _put(root, place.path, value)
-    problems = frozenset({(code, json_pointer(place.path))})
-    return Mutant(kind, json.dumps(arguments), problems, restored, False, arguments, str(place.path[0]))
+    return _reported(kind, arguments, code, place.path, str(place.path[0]))
 
 
 def _structural(kind: str, place: Place, root: Any, value: Any, problem: tuple[str, Path]) -> Mutant:
@@ -456,5 +368,9 @@ def _structural(kind: str, place: Place, root: Any, value: Any, problem: tuple[s
     code, path = problem
     # A name that was misspelt at the top goes and comes at once: such a change cannot be laid over another.
     touched = None if kind == "misspelt" else str(path[0])
+    return _reported(kind, arguments, code, path, touched)
+
+
+def _reported(kind: str, arguments: Any, code: str, path: Path, touched: str | None) -> Mutant:
     problems = frozenset({(code, json_pointer(path))})
-    return Mutant(kind, json.dumps(arguments), problems, None, False, arguments, touched)
+    return Mutant(kind, json.dumps(arguments), problems, arguments=arguments, touched=touched)

@@ -190,9 +190,7 @@ VENDORS = {
         has_strict=True,
         strict_requires_all=True,
     ),
-    "anthropic": Vendor(
-        anthropic, list, lambda function: function["input_schema"], _anthropic_type, has_strict=True
-    ),
+    "anthropic": Vendor(anthropic, list, lambda function: function["input_schema"], _anthropic_type, has_strict=True),
     "gemini": Vendor(gemini, _gemini_functions, _gemini_schema, _gemini_type, as_json_schema=_from_gemini),
     "mcp": Vendor(mcp, list, lambda function: function["inputSchema"], _mcp_type),
 }
