@@ -60,9 +60,6 @@ def context_parameter(function: Callable[..., Any]) -> str | None:
         annotation = parameter.annotation
         if annotation is CallContext:
             return name
-        if (
-            isinstance(annotation, str)
-            and annotation.replace(" ", "").split("|")[0].split(".")[-1] == "CallContext"
-        ):
+        if isinstance(annotation, str) and annotation.replace(" ", "").split("|")[0].split(".")[-1] == "CallContext":
             return name
     return None

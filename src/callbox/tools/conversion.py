@@ -99,9 +99,7 @@ def _is_in_schema(item: Any) -> bool:
         return type(item).__name__ in _CONSTRAINTS
     if _is_field(item):
         renames = item.alias is not None or item.validation_alias is not None
-        return (
-            not renames and item.discriminator is None and all(_is_in_schema(part) for part in item.metadata)
-        )
+        return not renames and item.discriminator is None and all(_is_in_schema(part) for part in item.metadata)
     general = getattr(item, "__dict__", None)
     return type(item).__name__ == "PydanticGeneralMetadata" and set(general or ()) <= {"pattern"}
 

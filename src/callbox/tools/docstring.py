@@ -10,17 +10,20 @@ from typing import Any, Literal, TypeAlias
 Style: TypeAlias = Literal["google", "numpy", "sphinx"]
 
 _SECTIONS = r"args|arguments|params|parameters|keyword args|keyword arguments|other parameters"
-_OTHERS = r"returns?|yields?|receives?|raises?|exceptions?|warns?|warnings?|examples?|notes?|see also|references?|attributes?"
+_OTHERS = (
+    r"returns?|yields?|receives?|raises?|exceptions?|warns?|warnings?|examples?|notes?|see also|references?|attributes?"
+)
 # A section that speaks of parameters decides the style; one of the others only tells that there is something to parse.
 _STYLES: tuple[tuple[Style, re.Pattern[str]], ...] = (
-    ("numpy", re.compile(rf"^[ \t]*(?:{_SECTIONS}|{_OTHERS})[ \t]*\n[ \t]*-{{3,}}[ \t]*$", re.I | re.M)),
+    (
+        "numpy",
+        re.compile(rf"^[ \t]*(?:{_SECTIONS}|{_OTHERS})[ \t]*\n[ \t]*-{{3,}}[ \t]*$", re.IGNORECASE | re.MULTILINE),
+    ),
     (
         "sphinx",
-        re.compile(
-            r"^[ \t]*:(?:param|parameter|arg|argument|key|keyword|type|returns?|rtype|raises?)\b", re.M
-        ),
+        re.compile(r"^[ \t]*:(?:param|parameter|arg|argument|key|keyword|type|returns?|rtype|raises?)\b", re.MULTILINE),
     ),
-    ("google", re.compile(rf"^[ \t]*(?:{_SECTIONS}|{_OTHERS}):[ \t]*$", re.I | re.M)),
+    ("google", re.compile(rf"^[ \t]*(?:{_SECTIONS}|{_OTHERS}):[ \t]*$", re.IGNORECASE | re.MULTILINE)),
 )
 
 
@@ -79,6 +82,4 @@ def _parse(text: str, style: Style) -> list[Any]:
 def _one_paragraph(text: str) -> str:
     """Unwrap the lines of a parameter's description, but keep its paragraphs and lists."""
     paragraphs = re.split(r"\n\s*\n", text.strip())
-    return "\n\n".join(
-        re.sub(r"[ \t]*\n[ \t]*(?![-*+\d ])", " ", paragraph).strip() for paragraph in paragraphs
-    )
+    return "\n\n".join(re.sub(r"[ \t]*\n[ \t]*(?![-*+\d ])", " ", paragraph).strip() for paragraph in paragraphs)

@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NotRequired, cast
 
 from callbox.errors import DefinitionError
 from callbox.tools.schema_tree import ANNOTATIONS, rebuild, walk
@@ -41,7 +41,7 @@ def arguments_adapter(
     """
     from pydantic import ConfigDict, TypeAdapter
     from pydantic.errors import PydanticUserError
-    from typing_extensions import NotRequired, TypedDict
+    from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
     fields = {name: hint if name in required else NotRequired[hint] for name, hint in hints.items()}
     # A TypedDict and not a model: any name may be a key (`copy`, `_x`, `model_y`), and what was not sent stays absent.
@@ -56,9 +56,7 @@ def arguments_adapter(
         raise _unusable(hints, tool_name, error) from error
 
 
-def arguments_schema(
-    adapter: TypeAdapter[dict[str, Any]], hints: Mapping[str, Any], tool_name: str
-) -> JsonObject:
+def arguments_schema(adapter: TypeAdapter[dict[str, Any]], hints: Mapping[str, Any], tool_name: str) -> JsonObject:
     """The JSON Schema of an arguments object: closed, without pydantic's noise, single-use definitions inlined.
 
     Raises:
@@ -99,7 +97,7 @@ def _generator() -> Any:
 
     class Generator(GenerateJsonSchema):
         # "Order Id" for `order_id` costs tokens and says nothing.
-        def field_title_should_be_set(self, schema: Any) -> bool:
+        def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - the base class's signature
             return False
 
         def model_schema(self, schema: Any) -> Any:
@@ -114,9 +112,7 @@ def _generator() -> Any:
         def named_tuple_schema(self, schema: Any) -> Any:
             """As an object: a model that must count positions errs; pydantic accepts both."""
             members = {member["name"]: self.generate_inner(member["schema"]) for member in schema["fields"]}
-            required = [
-                member["name"] for member in schema["fields"] if member["schema"]["type"] != "default"
-            ]
+            required = [member["name"] for member in schema["fields"] if member["schema"]["type"] != "default"]
             return {
                 "type": "object",
                 "properties": members,
@@ -128,9 +124,7 @@ def _generator() -> Any:
             made = super().decimal_schema(schema)
             for choice in made.get("anyOf", ()):
                 if choice.get("type") == "string":
-                    choice["pattern"] = (
-                        _DECIMAL  # older pydantic's pattern has look-around, newer's has none at all
-                    )
+                    choice["pattern"] = _DECIMAL  # older pydantic's pattern has look-around, newer's has none at all
             return made
 
         def time_schema(self, schema: Any) -> Any:
@@ -186,11 +180,7 @@ def tidy(schema: JsonObject) -> JsonObject:
     if schema.get("title") == "Arguments":
         del schema["title"]
     uses = Counter(_references(schema))
-    inline = {
-        name: made
-        for name, made in definitions.items()
-        if uses[name] == 1 and not _reaches(name, definitions)
-    }
+    inline = {name: made for name, made in definitions.items() if uses[name] == 1 and not _reaches(name, definitions)}
     made = cast("JsonObject", _rewrite(schema, inline))
     kept = cast("dict[str, JsonObject]", made.pop("$defs", {}))
     used = set(_references(made))

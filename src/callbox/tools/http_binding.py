@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Place: TypeAlias = Literal["path", "query", "header", "cookie", "body"]
-Style: TypeAlias = Literal[
-    "simple", "label", "matrix", "form", "spaceDelimited", "pipeDelimited", "deepObject", "json"
-]
+Style: TypeAlias = Literal["simple", "label", "matrix", "form", "spaceDelimited", "pipeDelimited", "deepObject", "json"]
 BodyKind: TypeAlias = Literal["none", "json", "form", "multipart", "raw"]
 Secret: TypeAlias = str | Callable[[], str]
 """A credential, or a function that gives the current one: tokens expire."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, TypedDict, Unpack, cast
+from typing import TypedDict, Unpack, cast
 from urllib.parse import urlsplit
 
 from callbox.errors import ConfigurationError, DefinitionError
@@ -67,7 +67,7 @@ class _Operation:
         summary, text = (str(self.data.get(key) or "").strip() for key in ("summary", "description"))
         parts = [summary] if text.startswith(summary) else [summary, text]
         parts = [text] if text and text.startswith(summary) else parts
-        # A document may say nothing about an operation; its method and path are better than a refusal of all the others.
+        # A document may say nothing about an operation; its method and path are better than refusing the whole.
         return "\n\n".join(part for part in parts if part) or f"{self.method.upper()} {self.path}"
 
 
@@ -114,6 +114,9 @@ def _tool(
     schema: JsonObject = {"type": "object", "properties": request.properties}
     if request.required:
         schema["required"] = request.required
+    close = options.get("close", True)
+    if close:
+        schema["additionalProperties"] = False
     definitions = used_definitions(schema, reader.definitions)
     if definitions:
         schema["$defs"] = definitions
@@ -131,7 +134,7 @@ def _tool(
     return Tool(
         name,
         operation.description,
-        close_objects(schema) if options.get("close", True) else schema,
+        close_objects(schema) if close else schema,
         binding,
         effect=_EFFECTS.get(operation.method, "write"),
         idempotent=operation.method in _IDEMPOTENT or request.idempotency_header is not None,
@@ -176,9 +179,7 @@ def _base_url(document: JsonObject, given: str | None) -> str:
     parts = urlsplit(url or "")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
-            f"No base URL: the document's first server is {url!r}."
-            if given is None
-            else f"{given!r} is no base URL.",
+            f"No base URL: the document's first server is {url!r}." if given is None else f"{given!r} is no base URL.",
             hint='Pass base_url="https://...".',
         )
     if parts.query or parts.fragment or parts.username or parts.password:
@@ -190,10 +191,7 @@ def _base_url(document: JsonObject, given: str | None) -> str:
 
 
 def _operations(document: JsonObject) -> Iterator[_Operation]:
-    paths = document.get("paths") or {}
-    if not isinstance(paths, dict):
-        raise DefinitionError("The document's paths are not an object.", hint="Correct the document.")
-    for path, item in cast("JsonObject", paths).items():
+    for path, item in follow(document, document.get("paths") or {}).items():
         if path.startswith("x-"):
             continue
         found = follow(document, item)

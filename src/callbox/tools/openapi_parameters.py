@@ -92,7 +92,7 @@ def _parameters(document: JsonObject, item: JsonObject, operation: JsonObject) -
     """The operation's own parameters replace the path's of the same name and place."""
     found: dict[tuple[str, str], JsonObject] = {}
     for owner in (item, operation):
-        stated = owner.get("parameters") or []
+        stated = owner.get("parameters")
         for each in cast("list[Any]", stated) if isinstance(stated, list) else []:
             parameter = follow(document, each)
             name, place = parameter.get("name"), parameter.get("in")
@@ -147,7 +147,8 @@ def _with_notes(schema: Any, owner: JsonObject) -> Any:
     text = owner.get("description")
     if not isinstance(text, str) or not text.strip():
         return schema
-    return {**({} if isinstance(schema, bool) else schema), "description": text.strip()}
+    given = cast("JsonObject", schema) if isinstance(schema, dict) else {}
+    return {**given, "description": text.strip()}
 
 
 def _add_body(document: JsonObject, reader: SchemaReader, request: Request, body: JsonObject) -> None:
@@ -187,10 +188,8 @@ def _choose(media_types: list[str]) -> tuple[str, BodyKind]:
     return media_types[0], "raw"
 
 
-def _members(
-    reader: SchemaReader, schema: Any, *, required: bool
-) -> tuple[JsonObject, Collection[str]] | None:
-    """Properties and required names of a body that can be spread over the tool's own arguments without losing anything."""
+def _members(reader: SchemaReader, schema: Any, *, required: bool) -> tuple[JsonObject, Collection[str]] | None:
+    """Properties and required names of a body that the tool's own arguments can stand for, without any loss."""
     seen: set[str] = set()
     while isinstance(schema, dict) and set(cast("JsonObject", schema)) - {"description"} == {"$ref"}:
         name = str(cast("JsonObject", schema)["$ref"]).removeprefix("#/$defs/")

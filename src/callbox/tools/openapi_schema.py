@@ -40,12 +40,9 @@ def follow(document: JsonObject, value: Any) -> JsonObject:
         DefinitionError: The references lead nowhere, in a circle, or not to an object.
     """
     seen: set[str] = set()
-    while isinstance(value, dict) and isinstance(value.get("$ref"), str):
-        reference = cast("str", cast("JsonObject", value)["$ref"])
+    while isinstance(value, dict) and isinstance(reference := cast("JsonObject", value).get("$ref"), str):
         if reference in seen:
-            raise DefinitionError(
-                f"The $ref {reference[:200]!r} leads back to itself.", hint="Correct the $ref."
-            )
+            raise DefinitionError(f"The $ref {reference[:200]!r} leads back to itself.", hint="Correct the $ref.")
         seen.add(reference)
         value = resolve(document, reference)
     if not isinstance(value, dict):
@@ -82,9 +79,7 @@ class SchemaReader:
             local = {"$ref": f"#/$defs/{self._name(reference)}"}
             # In 3.0 nothing beside a reference counts (OpenAPI 3.0.3, Reference Object).
             given = local if self.is_30 else {**given, **local}
-        out: JsonObject = {
-            key: item for key, item in given.items() if key not in _NOISE and not key.startswith("x-")
-        }
+        out: JsonObject = {key: item for key, item in given.items() if key not in _NOISE and not key.startswith("x-")}
         if "example" in given and "examples" not in given:
             out["examples"] = [given["example"]]
         elif isinstance(given.get("examples"), dict):
@@ -105,9 +100,7 @@ class SchemaReader:
         if not isinstance(properties, dict):
             return
         members = cast("JsonObject", properties)
-        dropped = {
-            name for name, each in members.items() if isinstance(each, dict) and each.get("readOnly") is True
-        }
+        dropped = {name for name, each in members.items() if _is_read_only(each)}
         if dropped:
             schema["properties"] = {name: each for name, each in members.items() if name not in dropped}
             if isinstance(schema.get("required"), list):
@@ -124,6 +117,10 @@ class SchemaReader:
             name = f"{base}_{count}"
         self._names[reference] = name
         return name
+
+
+def _is_read_only(schema: Any) -> bool:
+    return isinstance(schema, dict) and cast("JsonObject", schema).get("readOnly") is True
 
 
 def _plain_bounds(schema: JsonObject) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias, cast
 
 from callbox.errors import ConfigurationError
@@ -15,6 +15,10 @@ Grant: TypeAlias = Secret | tuple[str, str]
 Auth: TypeAlias = Grant | Mapping[str, Grant] | None
 
 
+_BASIC: JsonObject = {"type": "http", "scheme": "basic"}
+_BEARER: JsonObject = {"type": "http", "scheme": "bearer"}
+
+
 class Security:
     """The security schemes of a document, with the credentials that were given for them.
 
@@ -24,9 +28,7 @@ class Security:
 
     def __init__(self, document: JsonObject, auth: Auth) -> None:
         components = document.get("components")
-        stated = (
-            cast("JsonObject", components).get("securitySchemes") if isinstance(components, dict) else None
-        )
+        stated = cast("JsonObject", components).get("securitySchemes") if isinstance(components, dict) else None
         schemes = cast("JsonObject", stated) if isinstance(stated, dict) else {}
         self._schemes = {name: follow(document, scheme) for name, scheme in schemes.items()}
         self._default = document.get("security")
@@ -55,8 +57,7 @@ class Security:
     def _take_one(self, grant: Grant) -> None:
         """One credential for whatever scheme it fits; for every request if the document has no scheme at all."""
         if not self._schemes:
-            scheme = {"type": "http", "scheme": "basic" if isinstance(grant, tuple) else "bearer"}
-            made = _credential(scheme, grant)
+            made = _credential(_BASIC, grant) or _credential(_BEARER, grant)
             self._everywhere = () if made is None else (made,)
             return
         for name, scheme in self._schemes.items():
@@ -86,9 +87,10 @@ def _credential(scheme: JsonObject, grant: Grant) -> Credential | None:
     if kind == "http" and http == "basic":
         if not isinstance(grant, tuple):
             return None
-        secret = base64.b64encode(":".join(grant).encode()).decode("ascii")
+        user, password = cast("tuple[str, str]", grant)
+        secret = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
         return Credential("header", "Authorization", secret, "Basic ")
-    if isinstance(grant, tuple) or not (isinstance(grant, str) or isinstance(grant, Callable)):
+    if isinstance(grant, tuple):
         return None
     place = scheme.get("in")
     if kind == "apiKey" and place in ("header", "query", "cookie"):

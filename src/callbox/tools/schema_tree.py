@@ -1,4 +1,4 @@
-"""Where schemas sit inside a JSON Schema (Draft 2020-12): walking and rebuilding it without mistaking data for schemas.
+"""Where schemas sit inside a JSON Schema (Draft 2020-12), so that no data is taken for a schema.
 
 A member named ``"default"`` under ``properties`` is a schema; the value of the keyword ``default`` is not. Everything
 that walks schemas goes through here, so that this is decided once.
@@ -39,7 +39,7 @@ ANNOTATIONS = frozenset(
 
 
 def children(schema: JsonObject) -> Iterator[tuple[Path, Any]]:
-    """The schemas directly inside a schema, each with its path; what is no schema there is yielded too, to be judged."""
+    """What is directly inside a schema where a schema belongs, each with its path; it may be no schema."""
     for key, value in schema.items():
         if key in ONE:
             yield (key,), value
@@ -72,18 +72,14 @@ def walk(schema: JsonObject) -> Iterator[tuple[Path, JsonObject]]:
     while todo:
         path, here = todo.pop()
         yield path, here
-        inside = [
-            (path + step, cast("JsonObject", child))
-            for step, child in children(here)
-            if isinstance(child, dict)
-        ]
+        inside = [(path + step, cast("JsonObject", child)) for step, child in children(here) if isinstance(child, dict)]
         todo += reversed(inside)
 
 
 def at_pointer(root: Any, pointer: str) -> tuple[Path, Any] | None:
-    """The value at a JSON Pointer (RFC 6901), still percent-encoded as in a `$ref`, and its path; None if there is none."""
+    """The value at a JSON Pointer (RFC 6901, percent-encoded as in a `$ref`) with its path; None if there is none."""
     path: list[str | int] = []
-    here = root
+    here: Any = root
     for raw in unquote(pointer).split("/")[1:]:
         step = raw.replace("~1", "/").replace("~0", "~")
         if isinstance(here, dict) and step in here:
@@ -98,16 +94,18 @@ def at_pointer(root: Any, pointer: str) -> tuple[Path, Any] | None:
 
 
 def close_objects(schema: JsonObject) -> JsonObject:
-    """Forbid what is not listed: ``additionalProperties: false`` on object schemas that list properties and say
-    nothing about others. Not inside compositions, where a branch that forbids its neighbours' members matches nothing.
-    The outermost object is closed even if it lists none: it is the arguments of a function that takes none.
+    """Forbid what is not listed, on object schemas that list properties and say nothing about others.
+
+    Not inside compositions, where a branch that forbids its neighbours' members matches nothing. The outermost object is closed even if it lists none: it is the arguments of a function that takes none.
     """
     composed = _composed_definitions(schema)
 
     def close(here: JsonObject, at: Path) -> JsonObject:
         def change(step: Path, child: Any) -> Any:
-            is_open = step[0] in IN_PLACE or not isinstance(child, dict)
-            return child if is_open else close(cast("JsonObject", child), at + step)
+            if step[0] in IN_PLACE or not isinstance(child, dict):
+                same: Any = child
+                return same
+            return close(cast("JsonObject", child), at + step)
 
         made = rebuild(here, change)
         if _lists_all(here) and f"#{json_pointer(at)}" not in composed:

@@ -151,9 +151,10 @@ class Tool:
         binding = self.binding
         if not isinstance(binding, FunctionBinding) or not hasattr(binding.function, "__get__"):
             return self
-        if instance is None and not isinstance(binding.function, classmethod):
+        plain: Any = binding.function
+        if instance is None and not _is_class_method(plain):
             return self
-        function = binding.function.__get__(instance, owner)
+        function = plain.__get__(instance, owner)
         # A shallow copy and not `replace`, which would check and compile everything again on every attribute access.
         bound = copy(self)
         object.__setattr__(bound, "binding", replace(binding, function=function, needs_instance=False))
@@ -165,7 +166,11 @@ class Tool:
         binding = self.binding
         if isinstance(binding, ExternalBinding):
             run, own = binding.run, self.name
-            binding = replace(binding, run=lambda _, arguments, context: run(own, arguments, context))
+
+            def under_old_name(_: str, arguments: JsonObject, context: Any) -> Any:
+                return run(own, arguments, context)
+
+            binding = replace(binding, run=under_old_name)
         return replace(self, name=name, binding=binding)
 
     def check(self, function: Callable[..., Awaitable[str | None] | str | None]) -> Callable[..., Any]:
@@ -179,6 +184,10 @@ class Tool:
     def reads_only(self) -> bool:
         """It changes nothing, so it may run beside other calls and start early."""
         return self.effect == "read"
+
+
+def _is_class_method(function: Any) -> bool:
+    return isinstance(function, classmethod)
 
 
 def sanitize_name(name: str) -> str:
@@ -199,7 +208,11 @@ def external_binding(run: Callable[..., Any]) -> ExternalBinding:
     call = run if inspect.isroutine(run) or not hasattr(run, "__call__") else run.__call__  # noqa: B004
     is_async = inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(call)
     if takes == 2:
-        return ExternalBinding(lambda name, arguments, _: run(name, arguments), is_async)
+
+        def without_context(name: str, arguments: JsonObject, _: Any) -> Any:
+            return run(name, arguments)
+
+        return ExternalBinding(without_context, is_async)
     if takes < 2:
         raise DefinitionError(
             f"{run!r} cannot run tools.", hint="Write def run(name, arguments, context), sync or async."

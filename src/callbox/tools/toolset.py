@@ -43,9 +43,7 @@ class Toolset:
         for item in tools:
             made = item if isinstance(item, Tool) else make_tool(item)
             if made.name in self._tools:
-                raise DefinitionError(
-                    f"Two tools are named {made.name!r}.", hint="Rename one with @tool(name=...)."
-                )
+                raise DefinitionError(f"Two tools are named {made.name!r}.", hint="Rename one with @tool(name=...).")
             if isinstance(made.binding, FunctionBinding) and made.binding.needs_instance:
                 raise DefinitionError(
                     f"Tool {made.name!r} is a method without its object.",

@@ -51,7 +51,7 @@ def read_definitions(definitions: Iterable[Any]) -> Iterator[Definition]:
         declared = definition.get("functionDeclarations", definition.get("function_declarations"))
         if isinstance(declared, list):
             for each in cast("list[Any]", declared):
-                yield _read(each if isinstance(each, dict) else {}, index, is_gemini=True)
+                yield _read(cast("JsonObject", each) if isinstance(each, dict) else {}, index, is_gemini=True)
         elif isinstance(definition.get("function"), dict):
             yield _read(definition["function"], index)
         else:
@@ -128,9 +128,7 @@ def _mcp_effect(hints: JsonObject) -> tuple[Effect | None, bool]:
     return None, idempotent
 
 
-_GEMINI_TYPES = {
-    name.upper(): name for name in ("string", "number", "integer", "boolean", "array", "object", "null")
-}
+_GEMINI_TYPES = {name.upper(): name for name in ("string", "number", "integer", "boolean", "array", "object", "null")}
 _GEMINI_COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 _GEMINI_ONLY = ("nullable", "propertyOrdering", "property_ordering", "example", "format_", "type_")
 
