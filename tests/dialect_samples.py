@@ -10,6 +10,7 @@ from typing import Any
 from callbox.calls.call import CallError, ToolCall, ToolResult
 from callbox.dialects import NAMES, find_dialect
 from callbox.dialects.dialect import StreamReader
+from callbox.dialects.history import parsed_call
 from callbox.messages import (
     CallDelta,
     CallReady,
@@ -46,9 +47,7 @@ def streams(dialect_name: str) -> list[tuple[str, list[Any], Any]]:
 
 
 STREAMS = [
-    (dialect_name, name, chunks, whole)
-    for dialect_name in NAMES
-    for name, chunks, whole in streams(dialect_name)
+    (dialect_name, name, chunks, whole) for dialect_name in NAMES for name, chunks, whole in streams(dialect_name)
 ]
 STREAM_IDS = [f"{dialect_name}: {name}" for dialect_name, name, _, _ in STREAMS]
 
@@ -143,10 +142,13 @@ def read_stream(reader: StreamReader, chunks: list[Any]) -> tuple[list[StreamEve
 
 
 def essence(reply: Reply, whole: Any) -> Any:
-    """What must not depend on how a reply came: calls, text, finish, usage. Ids that we made up are numbered."""
+    """What must not depend on how a reply came: calls, text, finish, usage. Ids that we made up are numbered.
+
+    Arguments are compared once they are read: Anthropic sends text in a stream, and an object in a whole reply.
+    """
     said = json.dumps(whole)
     calls = [
-        replace(call, id=call.id if json.dumps(call.id)[1:-1] in said else f"made up {number}")
+        replace(parsed_call(call), id=call.id if json.dumps(call.id)[1:-1] in said else f"made up {number}")
         for number, call in enumerate(reply.calls)
     ]
     return calls, reply.message.text, reply.finish, reply.usage, reply.refusal, reply.model

@@ -9,8 +9,6 @@ What this vendor's history cannot say, and so does not survive `parse(write(m))`
 - `CallError.retryable`, `ToolCall.error` and `ToolCall.repairs`
 """
 
-from __future__ import annotations
-
 import re
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
@@ -63,11 +61,11 @@ class AnthropicDialect:
             items.append(item)
         return Definitions(items, losses)
 
-    def read(self, response: Any, tools: Sequence[Tool] = ()) -> Reply:
+    def read(self, response: Any, tools: Sequence[Tool] = ()) -> Reply:  # noqa: ARG002 - of the Protocol
         """A ``Message``, dict or SDK object. No names are mapped: the API takes all that callbox takes."""
         return read_reply(as_object(plain(response)))
 
-    def reader(self, tools: Sequence[Tool] = ()) -> AnthropicReader:
+    def reader(self, tools: Sequence[Tool] = ()) -> AnthropicReader:  # noqa: ARG002 - of the Protocol
         """A reader of raw stream events, which the SDK's ``messages.stream`` helper passes on, too."""
         return AnthropicReader()
 
@@ -106,7 +104,8 @@ class AnthropicDialect:
 
     def system(self, messages: Sequence[Message]) -> str | None:
         """All system messages, for the request's ``system``."""
-        return "\n\n".join(message.text for message in messages if message.role == "system") or None
+        text = "\n\n".join(message.text for message in messages if message.role == "system")
+        return encodable(text) or None
 
     def parse(self, messages: Sequence[Any]) -> list[Message]:
         """The conversation; a user message with results is a `tool` message, then what else it says."""
@@ -176,9 +175,7 @@ def _refusal(tool: Tool, shape: _Shape, allowance: Allowance) -> list[Loss]:
     """Why this tool is not strict; empty if it is."""
     found = shape.strict.refused
     if found or shape.losses:
-        reasons = ", ".join(
-            f"{loss.keyword} at {loss.path or 'the root'}" for loss in (*shape.losses, *found)
-        )
+        reasons = ", ".join(f"{loss.keyword} at {loss.path or 'the root'}" for loss in (*shape.losses, *found))
         return [
             *found,
             Loss(tool.name, "", "strict", f"Sent without strict mode, with its whole schema: {reasons}."),
@@ -218,7 +215,7 @@ def _write_reasoning(part: Reasoning) -> JsonObject | None:
     if own.get("type") == "redacted_thinking":
         return own
     # Thoughts without their signature are refused: they may be another vendor's, or forged.
-    return {"type": "thinking", "thinking": part.text, **own} if own.get("signature") else None
+    return {"type": "thinking", "thinking": encodable(part.text), **own} if own.get("signature") else None
 
 
 def _write_call(call: ToolCall) -> JsonObject:

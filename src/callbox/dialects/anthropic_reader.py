@@ -3,8 +3,6 @@
 Wire format: https://platform.claude.com/docs/en/api/messages and .../build-with-claude/streaming.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -323,9 +321,7 @@ class AnthropicReader:
             if begun.call_id:
                 begun.block["input"] = ""
             elif "input" in begun.fragments:
-                begun.block["input"] = _server_input(
-                    "".join(begun.fragments.pop("input")), begun.block.get("input")
-                )
+                begun.block["input"] = _server_input("".join(begun.fragments.pop("input")), begun.block.get("input"))
             blocks.append(begun.whole())
         return read_reply({**self._body, "content": blocks, "usage": self._usage}, cut=cut)
 

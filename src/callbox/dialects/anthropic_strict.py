@@ -6,8 +6,6 @@ tool that needs it is sent without ``strict`` and with its whole schema. callbox
 any case.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,9 +25,7 @@ UNIONS_MAX = 16
 """Parameters with ``anyOf`` or several types in all strict tools of one request."""
 
 _TYPES = frozenset({"object", "array", "string", "integer", "number", "boolean", "null"})
-_FORMATS = frozenset(
-    {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
-)
+_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"})
 _SAID = frozenset({"title", "description", "default"})
 _SILENT = frozenset({"$schema", "$comment", "$id", "$defs", "definitions"})
 _HINTS = frozenset({"examples", "example", "deprecated", "readOnly", "writeOnly"})
@@ -200,9 +196,7 @@ class _Subset:
         if "array" in types and "items" not in found:
             self._refuse(path, "items", "an array of anything")
 
-    def _object(
-        self, found: JsonObject, path: tuple[str | int, ...], out: JsonObject, *, root: bool
-    ) -> JsonObject:
+    def _object(self, found: JsonObject, path: tuple[str | int, ...], out: JsonObject, *, root: bool) -> JsonObject:
         properties = as_object(found.get("properties"))
         required = as_list(found.get("required"))
         if found.get("additionalProperties", False) is not False:

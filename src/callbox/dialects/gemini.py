@@ -9,8 +9,6 @@ What this vendor's history cannot say, and so does not survive `parse(write(m))`
 - `CallError.retryable`, `ToolCall.error` and `ToolCall.repairs`
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,9 +53,7 @@ class GeminiDialect:
             declared = declare(tool)
             losses += declared.losses
             if strict and not declared.whole:
-                reasons = ", ".join(
-                    f"{loss.keyword} at {loss.path or 'the root'}" for loss in declared.losses
-                )
+                reasons = ", ".join(f"{loss.keyword} at {loss.path or 'the root'}" for loss in declared.losses)
                 message = f"Gemini holds the model to this schema only in part: {reasons}."
                 losses.append(Loss(tool.name, "", "strict", message))
             declaration: JsonObject = {"name": vendor_name(tool.name), "description": tool.description}
@@ -66,11 +62,11 @@ class GeminiDialect:
             declarations.append(declaration)
         return Definitions([{"functionDeclarations": declarations}] if declarations else [], losses)
 
-    def read(self, response: Any, tools: Sequence[Tool] = ()) -> Reply:
+    def read(self, response: Any, tools: Sequence[Tool] = ()) -> Reply:  # noqa: ARG002 - of the Protocol
         """A GenerateContentResponse, dict or SDK object; of several candidates the first."""
         return read_reply(response)
 
-    def reader(self, tools: Sequence[Tool] = ()) -> GeminiReader:
+    def reader(self, tools: Sequence[Tool] = ()) -> GeminiReader:  # noqa: ARG002 - of the Protocol
         """A reader of the responses that a stream consists of."""
         return GeminiReader()
 
@@ -103,7 +99,8 @@ class GeminiDialect:
 
     def system(self, messages: Sequence[Message]) -> str | None:
         """All system messages, for the request's ``systemInstruction``."""
-        return "\n\n".join(message.text for message in messages if message.role == "system") or None
+        text = "\n\n".join(message.text for message in messages if message.role == "system")
+        return encodable(text) or None
 
     def parse(self, messages: Sequence[Any]) -> list[Message]:
         """The conversation; a content with function responses is a `tool` message, then what else it says."""
@@ -163,7 +160,7 @@ def _write_part(part: Part) -> JsonObject | None:
         case Reasoning():
             # Another vendor's thoughts would be taken for the model's own.
             return (
-                {"text": part.text, "thought": True, **_vendor(part.vendor)} if NAME in part.vendor else None
+                {"text": encodable(part.text), "thought": True, **_vendor(part.vendor)} if NAME in part.vendor else None
             )
         case Media():
             if part.data is not None:

@@ -1,7 +1,5 @@
 """Arguments of a Gemini function call that come in pieces, each a value and the JSON Path of its place."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Schemas for Gemini's ``parametersJsonSchema``: references resolved, keywords without effect reported."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ Wire format: https://ai.google.dev/api/generate-content and https://ai.google.de
 taken in camelCase, as REST has them, and in snake_case, as the Python SDK takes them.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -52,9 +50,7 @@ _FINISH: dict[str, FinishReason] = {
     ),
     **dict.fromkeys(["ESCALATION", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"], "filter"),
 }
-_FAILED = frozenset(
-    {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"}
-)
+_FAILED = frozenset({"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"})
 _STANDARD = str.maketrans("-_", "+/")
 _SNAKE = re.compile(r"_([a-z0-9])")
 

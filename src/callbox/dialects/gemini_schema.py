@@ -7,8 +7,6 @@ schema that the subset can say whole goes into the subset, and any other one is 
 keyword without effect than another meaning.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass, field
@@ -66,9 +64,9 @@ class Way:
     """
 
     values: dict[str, Any] = field(default_factory=dict[str, Any])
-    properties: dict[str, Way] = field(default_factory=dict[str, "Way"])
-    items: Way | None = None
-    branches: list[Way] = field(default_factory=list["Way"])
+    properties: "dict[str, Way]" = field(default_factory=dict[str, "Way"])
+    items: "Way | None" = None
+    branches: "list[Way]" = field(default_factory=list["Way"])
 
     def __bool__(self) -> bool:
         return bool(self.values or self.properties or self.items or self.branches)
@@ -172,9 +170,7 @@ class _Subset:
             if key in _HINTS:
                 self._hint(path, key, "A hint that Gemini's schema has no keyword for; left out.")
             elif key == "oneOf":
-                self._hint(
-                    path, key, "Said as anyOf; that no second alternative fits is checked by callbox alone."
-                )
+                self._hint(path, key, "Said as anyOf; that no second alternative fits is checked by callbox alone.")
             elif key != "anyOf" and not (key == "additionalProperties" and value is False):
                 # A model held to the subset writes no undeclared properties anyway.
                 self.obstacles += 1

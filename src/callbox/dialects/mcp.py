@@ -6,8 +6,7 @@ Formats: https://modelcontextprotocol.io/specification/2025-11-25/server/tools, 
 MCP has no conversation. What `write` can say of one is its calls and results: an assistant's calls are
 requests, their results are responses, both in order; texts, media, reasoning and instructions are left out.
 What does not survive `parse(write(m))` besides: where two turns of one role meet, ids that callbox made,
-`CallError.retryable`, `ToolCall.error` and `ToolCall.repairs`. Arguments that are no object are written as
-they are; an SDK that reads the request will refuse it.
+`CallError.retryable`, `ToolCall.error` and `ToolCall.repairs`.
 
 Every result is a result, whatever went wrong. The specification wants a JSON-RPC error (-32602) for a tool
 that does not exist, and a result with ``isError`` for arguments that are wrong (SEP-1303), because clients
@@ -18,8 +17,6 @@ do exist, which only the model can use: so it goes the way that reaches the mode
 it is absent, a client takes the result as complete.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +24,7 @@ from typing import Any
 from callbox.calls.call import NO_VENDOR, CallError, ToolCall, ToolResult
 from callbox.dialects.dialect import Definitions, Loss
 from callbox.dialects.history import arguments_text, encodable, recognised_error
+from callbox.dialects.unreadable import read_object, written_object
 from callbox.dialects.wire import as_list, as_object, as_text, plain
 from callbox.ids import new_id
 from callbox.messages import (
@@ -50,74 +48,6 @@ _REQUEST_ID = "id"
 """In `vendor`: the request's id where it is a number, None where there was none and the call's id is ours."""
 
 
-class McpDialect:
-    """MCP tools; see `dialect.Dialect`."""
-
-    name = NAME
-
-    def define(self, tools: Sequence[Tool], *, strict: bool = False) -> Definitions:
-        """The ``tools`` of a ``tools/list`` result. MCP takes every schema whole, and has no strict mode."""
-        message = (
-            "MCP has no strict mode: how closely a model is held to the schema is the client's business."
-        )
-        losses = [Loss(tool.name, "", "strict", message) for tool in tools] if strict else []
-        return Definitions([_definition(tool) for tool in tools], losses)
-
-    def read(self, response: Any, tools: Sequence[Tool] = ()) -> Reply:
-        """The calls in a ``tools/call`` request, in its params, or in a list of such (a JSON-RPC batch)."""
-        reader = self.reader(tools)
-        reader.feed(response)
-        reader.finish()
-        return reader.reply
-
-    def reader(self, tools: Sequence[Tool] = ()) -> McpReader:
-        """A reader of whole messages, each of which is whole at once: MCP streams no tokens."""
-        return McpReader()
-
-    def restore(self, tool: Tool, arguments: JsonObject) -> JsonObject:
-        """The arguments as they are: the schema was sent as it is."""
-        return arguments
-
-    def write_results(self, results: Sequence[ToolResult]) -> list[JsonObject]:
-        """One JSON-RPC response for each; the bare ``CallToolResult`` for a call that had no request."""
-        return [_write_result(result) for result in results]
-
-    def write(self, messages: Sequence[Message]) -> list[JsonObject]:
-        """Calls as requests, results as responses; see the module's docstring for what is left out."""
-        written: list[JsonObject] = []
-        for message in messages:
-            for part in message.content:
-                if isinstance(part, ToolCall):
-                    written.append(_write_call(part))
-                elif isinstance(part, ToolResult):
-                    written.append(_write_result(part))
-                elif isinstance(part, Opaque) and part.dialect == NAME:
-                    written.append(part.data)
-        return written
-
-    def system(self, messages: Sequence[Message]) -> str | None:
-        """None: a server has no say in the instructions of the client's model."""
-        return None
-
-    def parse(self, messages: Sequence[Any]) -> list[Message]:
-        """Requests and responses as messages; neighbours of one kind are one turn."""
-        parsed: list[Message] = []
-        calls: dict[str, ToolCall] = {}
-        for found in _messages(list(messages)):
-            part = _parse_message(found, calls)
-            if isinstance(part, ToolCall):
-                calls[part.id] = part
-            role = "tool" if isinstance(part, ToolResult) else "assistant"
-            if parsed and parsed[-1].role == role:
-                parsed[-1] = Message(role, (*parsed[-1].content, part))
-            else:
-                parsed.append(Message(role, (part,)))
-        return parsed
-
-
-DIALECT = McpDialect()
-
-
 class McpReader:
     """Reads JSON-RPC messages; see `dialect.StreamReader`."""
 
@@ -138,7 +68,8 @@ class McpReader:
         events: list[StreamEvent] = []
         for found in _messages(chunk):
             if not _is_request(found):
-                self._parts.append(Opaque(NAME, found))
+                if "method" in found:
+                    self._parts.append(Opaque(NAME, found))
                 continue
             call = _read_call(found)
             self._parts.append(call)
@@ -157,6 +88,72 @@ class McpReader:
             return []
         self._finished = True
         return [Finished(self.reply)]
+
+
+class McpDialect:
+    """MCP tools; see `dialect.Dialect`."""
+
+    name = NAME
+
+    def define(self, tools: Sequence[Tool], *, strict: bool = False) -> Definitions:
+        """The ``tools`` of a ``tools/list`` result. MCP takes every schema whole, and has no strict mode."""
+        message = "MCP has no strict mode: how closely a model is held to the schema is the client's business."
+        losses = [Loss(tool.name, "", "strict", message) for tool in tools] if strict else []
+        return Definitions([_definition(tool) for tool in tools], losses)
+
+    def read(self, response: Any, tools: Sequence[Tool] = ()) -> Reply:  # noqa: ARG002 - of the Protocol
+        """The calls in a ``tools/call`` request, in its params, or in a list of such (a JSON-RPC batch)."""
+        reader = McpReader()
+        reader.feed(response)
+        reader.finish()
+        return reader.reply
+
+    def reader(self, tools: Sequence[Tool] = ()) -> McpReader:  # noqa: ARG002 - of the Protocol
+        """A reader of whole messages, each of which is whole at once: MCP streams no tokens."""
+        return McpReader()
+
+    def restore(self, tool: Tool, arguments: JsonObject) -> JsonObject:  # noqa: ARG002 - of the Protocol
+        """The arguments as they are: the schema was sent as it is."""
+        return arguments
+
+    def write_results(self, results: Sequence[ToolResult]) -> list[JsonObject]:
+        """One JSON-RPC response for each; the bare ``CallToolResult`` for a call that had no request."""
+        return [_write_result(result) for result in results]
+
+    def write(self, messages: Sequence[Message]) -> list[JsonObject]:
+        """Calls as requests, results as responses; see the module's docstring for what is left out."""
+        written: list[JsonObject] = []
+        for message in messages:
+            for part in message.content:
+                if isinstance(part, ToolCall):
+                    written.append(_write_call(part))
+                elif isinstance(part, ToolResult):
+                    written.append(_write_result(part))
+                elif isinstance(part, Opaque) and part.dialect == NAME:
+                    written.append(part.data)
+        return written
+
+    def system(self, messages: Sequence[Message]) -> str | None:  # noqa: ARG002 - of the Protocol
+        """None: a server has no say in the instructions of the client's model."""
+        return None
+
+    def parse(self, messages: Sequence[Any]) -> list[Message]:
+        """Requests and responses as messages; neighbours of one kind are one turn."""
+        parsed: list[Message] = []
+        calls: dict[str, ToolCall] = {}
+        for found in _messages(list(messages)):
+            part = _parse_message(found, calls)
+            if isinstance(part, ToolCall):
+                calls[part.id] = part
+            role = "tool" if isinstance(part, ToolResult) else "assistant"
+            if parsed and parsed[-1].role == role:
+                parsed[-1] = Message(role, (*parsed[-1].content, part))
+            else:
+                parsed.append(Message(role, (part,)))
+        return parsed
+
+
+DIALECT = McpDialect()
 
 
 def _definition(tool: Tool) -> JsonObject:
@@ -205,16 +202,13 @@ def _read_call(found: JsonObject) -> ToolCall:
     else:
         call_id = new_id("call")
         own[_REQUEST_ID] = None
-    rest = {
-        key: value for key, value in params.items() if key not in ("name", "arguments") and value is not None
-    }
+    rest = {key: value for key, value in params.items() if key not in ("name", "arguments") and value is not None}
     if rest:
         own["params"] = rest
-    arguments = params.get("arguments")
     return ToolCall(
         call_id,
         as_text(params.get("name")),
-        {} if arguments is None else arguments,
+        read_object(params.get("arguments")),
         vendor={NAME: own} if own else NO_VENDOR,
     )
 
@@ -231,7 +225,7 @@ def _id_of(call_id: str, own: JsonObject) -> Any:
 
 def _write_call(call: ToolCall) -> JsonObject:
     own = _vendor(call.vendor)
-    params = {"name": call.name, "arguments": call.arguments, **as_object(own.get("params"))}
+    params = {"name": call.name, "arguments": written_object(call), **as_object(own.get("params"))}
     return {"jsonrpc": "2.0", "id": _id_of(call.id, own), "method": _METHOD, "params": params}
 
 
@@ -297,9 +291,5 @@ def _parse_result(found: JsonObject, calls: Mapping[str, ToolCall]) -> ToolResul
         own["content"] = body["content"]
     if not content and "structuredContent" in body:
         content = arguments_text(body["structuredContent"])
-    error = (
-        (recognised_error(content) or CallError("tool_failed", content))
-        if body.get("isError") is True
-        else None
-    )
+    error = (recognised_error(content) or CallError("tool_failed", content)) if body.get("isError") is True else None
     return ToolResult(call_id, name, content, error, vendor={NAME: own} if own else NO_VENDOR)

@@ -1,7 +1,5 @@
 """Arguments that are no object, or not all of one, for vendors that take only objects."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any
@@ -22,9 +20,6 @@ key; Gemini takes only objects, too.
 def written_object(call: ToolCall) -> JsonObject:
     """A call's arguments as an object; what is none, or what no client could encode, is wrapped in one."""
     arguments = call.arguments
-    malformed = call.error is not None and call.error.code == "malformed_json"
-    if isinstance(arguments, dict) and not malformed:
-        return as_object(arguments)
     if isinstance(arguments, str):
         return {UNREADABLE: encodable(arguments)}
     try:
