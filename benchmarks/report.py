@@ -19,8 +19,8 @@ HEAD = """\
 
 Written by `make bench` on {date}: {cores} cores, {machine}, Python {python}. Peers: {peers}.
 
-Times are CPU time of the process. Subjects run side by side in one run, so that a busy moment of a shared machine hits all of
-them; read the ratios before the microseconds. Each table is made by the script that is named above it.
+Times are CPU time of the process. Subjects run side by side in one run, so that a busy moment of a shared machine hits
+all of them; read the ratios before the microseconds. Each table is made by the script that is named above it.
 """
 
 SECTIONS = (

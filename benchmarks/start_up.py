@@ -1,4 +1,4 @@
-"""What `import callbox` costs, and what the first use of its parts costs: CPU time and memory, each in a new process."""
+"""What `import callbox` and the first use of its parts cost: CPU time and memory, each in a new process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Reading a streamed call: CPU time for one call whose arguments come in pieces of 8 characters, by size.
 
 A reader must know when a call is complete, because a read starts then. Peers: the openai SDK's own stream state, and
-the hand-written way, which parses everything again at every piece (`json.loads` until it succeeds; `jiter` in partial mode).
+the hand-written way, which parses everything again at every piece (`json.loads` until it succeeds, or `jiter` in
+partial mode).
 """
 
 from __future__ import annotations

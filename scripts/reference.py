@@ -28,8 +28,7 @@ def errors_page() -> str:
         "`ToolResult.content` of a call that did not succeed.\n\n",
     ]
     out.append("| `error` | when |\n|---|---|\n")
-    for code in get_args(ErrorCode):
-        out.append(f"| `{code}` | {_first_line(getattr(feedback, code))} |\n")
+    out += [f"| `{code}` | {_first_line(getattr(feedback, code))} |\n" for code in get_args(ErrorCode)]
     out.append("\nProblems of `invalid_arguments` carry a code of their own: ")
     out.append(", ".join(f"`{code}`" for code in get_args(ProblemCode)) + ".\n\n")
     out.append("## What a program meets\n\n| exception | `code` | retryable | |\n|---|---|---|---|\n")

@@ -10,7 +10,7 @@ from callbox.tools.tool import Tool
 
 
 class Slots:
-    """Counts running calls. Serves several event loops one after another (`Agent.run_sync` makes a new one each time)."""
+    """Counts running calls. Serves several event loops one after another (`Agent.run_sync` makes new ones)."""
 
     def __init__(self, size: int) -> None:
         self._size = size

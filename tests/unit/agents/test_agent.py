@@ -216,7 +216,7 @@ def test_run_sync_works_twice():
 
 
 async def test_run_sync_inside_a_loop_says_what_to_do():
-    with pytest.raises(ConfigurationError, match="await agent.run"):
+    with pytest.raises(ConfigurationError, match="await agent"):
         Agent(Scripted(["a"])).run_sync("?")
 
 
