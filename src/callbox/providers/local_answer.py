@@ -102,12 +102,12 @@ def _ways(name: str, said: str) -> list[str]:
     if said in ("true", "false"):
         no = "" if said == "true" else "not "
         return [f"it is {no}{name}", f"{name} is {said}"]
-    if not name.endswith("s"):
+    if not name.endswith("s") or name.endswith(("us", "ss", "is")):
         return [f"the {name} is {said}", f"it is {said}", f"it is in {said}", f"it is {said} {name}"]
     if said[0].isdigit() and said[-1].isdigit() and ":" not in said:
         return [f"the {name} are {said}", f"it is {said} {name}", f"it has {said} {name}", f"it {name} {said}"]
-    # Not a number of things, so rather a verb (arrives, opens) or a word like status.
-    return [f"the {name} is {said}", f"it {name} {said}", f"it {name} on {said}", f"it {name} at {said}"]
+    # Not a number of things, so rather a verb: arrives, opens, costs.
+    return [f"it {name} {said}", f"it {name} on {said}", f"it {name} at {said}"]
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
