@@ -48,11 +48,7 @@ def scripted_turn(say: Say) -> Any:
 
 
 def as_json(say: Say) -> Say:
-    said = (
-        {"tool": say.calls[0].name, "arguments": say.calls[0].arguments}
-        if say.calls
-        else {"answer": say.text}
-    )
+    said = {"tool": say.calls[0].name, "arguments": say.calls[0].arguments} if say.calls else {"answer": say.text}
     return Say(json.dumps(said))
 
 
@@ -127,9 +123,7 @@ async def test_calls_come_in_the_models_order(make: Make, kind: str, stream: boo
     reply = await answered(model, asking(QUESTION), stream=stream)
     await model.aclose()
     assert reply.finish == "calls"
-    assert [(call.name, read(call)) for call in reply.calls] == [
-        (call.name, call.arguments) for call in calls
-    ]
+    assert [(call.name, read(call)) for call in reply.calls] == [(call.name, call.arguments) for call in calls]
     assert len({call.id for call in reply.calls}) == len(calls)
     assert all(call.id for call in reply.calls)
 
@@ -144,9 +138,7 @@ async def test_a_stream_tells_what_the_whole_reply_holds(make: Make, kind: str) 
     for index, call in enumerate(reply.calls):
         (started,) = [event for event in events if isinstance(event, CallStarted) and event.index == index]
         assert (started.id, started.name) == (call.id, call.name)
-        text = "".join(
-            event.text for event in events if isinstance(event, CallDelta) and event.index == index
-        )
+        text = "".join(event.text for event in events if isinstance(event, CallDelta) and event.index == index)
         assert json.loads(text) == read(call)
         (ready,) = [event for event in events if isinstance(event, CallReady) and event.index == index]
         assert (ready.call.id, ready.call.name, read(ready.call)) == (call.id, call.name, read(call))
@@ -161,9 +153,7 @@ async def test_a_conversation_goes_on_with_the_results(make: Make, kind: str, st
     messages = [QUESTION]
     for _ in range(2):
         reply = await answered(model, asking(*messages), stream=stream)
-        results = [
-            ToolResult(call.id, call.name, '{"state": "sent"}', vendor=call.vendor) for call in reply.calls
-        ]
+        results = [ToolResult(call.id, call.name, '{"state": "sent"}', vendor=call.vendor) for call in reply.calls]
         messages += [reply.message, Message.tool(results)]
     reply = await answered(model, asking(*messages), stream=stream)
     # A person goes on where the model has stopped.

@@ -42,9 +42,7 @@ _OVERFLOW_TEXT = re.compile(
 _AUTH_CODES = frozenset(
     {"invalid_api_key", "authentication_error", "permission_error", "permission_denied", "unauthenticated"}
 )
-_RATE_CODES = frozenset(
-    {"rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests"}
-)
+_RATE_CODES = frozenset({"rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests"})
 _UNAVAILABLE_CODES = frozenset(
     {"overloaded_error", "api_error", "server_error", "internal_server_error", "timeout_error", "unavailable",
      "internal", "deadline_exceeded", "vector_store_timeout"}

@@ -148,9 +148,7 @@ class Gemini(HostedProvider):
     def _completes(self, chunk: Any) -> bool:
         found = as_object(plain(chunk))
         blocked = as_object(found.get("promptFeedback")).get("blockReason")
-        return bool(blocked) or any(
-            candidate.get("finishReason") for candidate in as_objects(found.get("candidates"))
-        )
+        return bool(blocked) or any(candidate.get("finishReason") for candidate in as_objects(found.get("candidates")))
 
 
 _responses: ContextVar[list[httpx.Response] | None] = ContextVar("_responses", default=None)

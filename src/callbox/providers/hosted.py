@@ -295,9 +295,7 @@ class HostedProvider(ABC):
         return provider_error(failure, now=self._options.clock.wall(), secrets=self._all_secrets())
 
     def _missing_key(self) -> ConfigurationError:
-        return ConfigurationError(
-            f"No API key for {self.vendor}.", hint=f"Set {self.key_variable}, or pass api_key=."
-        )
+        return ConfigurationError(f"No API key for {self.vendor}.", hint=f"Set {self.key_variable}, or pass api_key=.")
 
     def _missing_package(self) -> ConfigurationError:
         return ConfigurationError(
@@ -311,9 +309,7 @@ class HostedProvider(ABC):
             # The Gemini client keeps its key one level down.
             for holder in (client, getattr(client, "_api_client", None)):
                 found += [
-                    key
-                    for name in ("api_key", "auth_token")
-                    if isinstance(key := getattr(holder, name, None), str)
+                    key for name in ("api_key", "auth_token") if isinstance(key := getattr(holder, name, None), str)
                 ]
         return found
 

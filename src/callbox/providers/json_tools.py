@@ -41,9 +41,7 @@ HEAD_CHARS_MAX = 512
 plain text."""
 
 _FENCE = r"\s*(?:```(?:json)?\s*)?"
-_CALL = re.compile(
-    _FENCE + r'\{\s*"tool"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\S)', re.DOTALL
-)
+_CALL = re.compile(_FENCE + r'\{\s*"tool"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\S)', re.DOTALL)
 _ANSWER = re.compile(_FENCE + r'\{\s*"answer"\s*:\s*"')
 _MAY_OPEN = re.compile(r"\s*(?:`{1,3}|```(?:j|js|jso|json)?\s*(?:\{.*)?|\{.*)?", re.DOTALL)
 # Text of a JSON string up to its end, or to an escape that has not fully arrived. A high surrogate waits
@@ -268,9 +266,9 @@ class _Reading:
 
 
 def _said(message: Message) -> Message:
-    objects: list[JsonObject] = [
-        {"tool": call.name, "arguments": call.arguments} for call in message.calls
-    ] or [{"answer": message.text}]
+    objects: list[JsonObject] = [{"tool": call.name, "arguments": call.arguments} for call in message.calls] or [
+        {"answer": message.text}
+    ]
     return Message.assistant("\n".join(json.dumps(said, ensure_ascii=False) for said in objects))
 
 

@@ -76,9 +76,7 @@ class DefinitionsCache:
         toolsets_max: How many are remembered.
     """
 
-    def __init__(
-        self, define: Callable[[Sequence[Tool], bool], Definitions], toolsets_max: int = TOOLSETS_MAX
-    ) -> None:
+    def __init__(self, define: Callable[[Sequence[Tool], bool], Definitions], toolsets_max: int = TOOLSETS_MAX) -> None:
         self._define = define
         self._max = toolsets_max
         self._known: OrderedDict[tuple[object, ...], tuple[tuple[Tool, ...], Definitions]] = OrderedDict()

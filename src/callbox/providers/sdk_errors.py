@@ -77,9 +77,7 @@ def _message(body: Any, exception: Exception | None) -> str:
 
 def _codes(body: Any) -> tuple[str, ...]:
     error = as_object(as_object(body).get("error"))
-    return tuple(
-        value for key in ("code", "type", "status") if isinstance(value := error.get(key), str) and value
-    )
+    return tuple(value for key in ("code", "type", "status") if isinstance(value := error.get(key), str) and value)
 
 
 def _headers(response: Any) -> dict[str, str]:

@@ -174,8 +174,6 @@ def test_an_answer_that_is_not_json_is_a_protocol_error() -> None:
 
 def test_an_error_inside_an_answer_may_be_an_object_or_a_text() -> None:
     assert failure_in_answer("V", {"message": "full", "code": 502}).message == "full"
-    assert failure_in_answer("V", {"message": "full", "type": "overloaded_error"}).codes == (
-        "overloaded_error",
-    )
+    assert failure_in_answer("V", {"message": "full", "type": "overloaded_error"}).codes == ("overloaded_error",)
     assert failure_in_answer("V", "full").message == "full"
     assert failure_in_answer("V", {"odd": 1}).message == ""

@@ -71,9 +71,7 @@ async def ask(model: HostedProvider, request: Request = ASK, *, stream: bool = F
 
 @WHOLE_AND_STREAMED
 async def test_what_passes_is_asked_again(make: Make, waits: list[float], stream: bool) -> None:
-    model, server = make(
-        Fail(429, headers={"retry-after": "3"}), Fail(500), Fail(503), Say("At last."), attempts=4
-    )
+    model, server = make(Fail(429, headers={"retry-after": "3"}), Fail(500), Fail(503), Say("At last."), attempts=4)
     assert await ask(model, stream=stream) == "At last."
     assert len(server.requests) == 4
     assert len(waits) == 3
@@ -163,9 +161,7 @@ async def test_a_key_from_the_environment_is_not_told(
 async def test_garbage_is_a_protocol_error(make: Make, stream: bool) -> None:
     model, _ = make(Garbage())
     # In a stream, a page of HTML is a stream without events: it ends before a reply does.
-    expected = (
-        (errors.ProviderUnavailable, errors.ProviderProtocolError) if stream else errors.ProviderProtocolError
-    )
+    expected = (errors.ProviderUnavailable, errors.ProviderProtocolError) if stream else errors.ProviderProtocolError
     with pytest.raises(expected) as raised:
         await ask(model, stream=stream)
     assert "html" not in str(raised.value)

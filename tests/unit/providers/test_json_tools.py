@@ -211,9 +211,7 @@ def test_other_events_pass_and_the_end_comes_once() -> None:
 VALID: list[Any] = [{"tool": "add", "arguments": {"a": 1}}, {"answer": "x"}]
 
 
-@pytest.mark.parametrize(
-    ("choice", "allowed"), [("auto", VALID), ("required", VALID[:1]), ("none", VALID[1:])]
-)
+@pytest.mark.parametrize(("choice", "allowed"), [("auto", VALID), ("required", VALID[:1]), ("none", VALID[1:])])
 def test_the_schema_allows_what_the_choice_allows(choice: str, allowed: list[Any]) -> None:
     validator = jsonschema_rs.validator_for(reply_schema([ADD], choice))
     assert [reply for reply in VALID if validator.is_valid(reply)] == allowed

@@ -103,9 +103,7 @@ async def test_streams_come_in_pieces_of_the_size_asked_for() -> None:
         CallDelta(0, ": "),
         CallDelta(0, "1}"),
         CallReady(0, call),
-        Finished(
-            Reply(Message.assistant("abc", [call]), "calls", Usage(requests=1, estimated=True), "scripted")
-        ),
+        Finished(Reply(Message.assistant("abc", [call]), "calls", Usage(requests=1, estimated=True), "scripted")),
     ]
 
 

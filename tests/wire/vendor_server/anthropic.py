@@ -78,9 +78,7 @@ def _definition(tool: Any) -> None:
     for name in schema.get("properties", {}):
         need(_PROPERTY.fullmatch(name), "Property keys should match pattern '^[a-zA-Z0-9_.-]{1,64}$'")
     if tool.get("strict"):
-        need(
-            schema.get("additionalProperties") is False, "additionalProperties must be false for strict tools"
-        )
+        need(schema.get("additionalProperties") is False, "additionalProperties must be false for strict tools")
 
 
 def _blocks(at: int, role: str, blocks: list[Any], waiting: list[str], has_tools: bool) -> list[str]:
@@ -90,9 +88,7 @@ def _blocks(at: int, role: str, blocks: list[Any], waiting: list[str], has_tools
     for block in blocks:
         kind = block["type"]
         if kind == "text":
-            need(
-                block["text"].strip(), f"messages.{at}: text content blocks must contain non-whitespace text"
-            )
+            need(block["text"].strip(), f"messages.{at}: text content blocks must contain non-whitespace text")
         if kind == "tool_result":
             need(role == "user", f"messages.{at}: `tool_result` blocks can only be in `user` messages")
             need(not other_seen, f"messages.{at}: `tool_result` blocks must come first")
@@ -163,16 +159,12 @@ def events(say: Say, body: Any, new_id: Callable[[], int]) -> list[str]:
                 deltas = [{"type": "text_delta", "text": piece} for piece in pieces(block["text"])]
             case "thinking":
                 empty = {**block, "thinking": "", "signature": ""}
-                deltas = [
-                    {"type": "thinking_delta", "thinking": piece} for piece in pieces(block["thinking"])
-                ]
+                deltas = [{"type": "thinking_delta", "thinking": piece} for piece in pieces(block["thinking"])]
                 deltas.append({"type": "signature_delta", "signature": block["signature"]})
             case _:
                 empty = {**block, "input": {}}
                 text = json.dumps(block["input"]) if block["input"] else ""
-                deltas = [
-                    {"type": "input_json_delta", "partial_json": piece} for piece in ["", *pieces(text)]
-                ]
+                deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in ["", *pieces(text)]]
         out.append(_sse({"type": "content_block_start", "index": index, "content_block": empty}))
         out += [_sse({"type": "content_block_delta", "index": index, "delta": delta}) for delta in deltas]
         out.append(_sse({"type": "content_block_stop", "index": index}))

@@ -111,7 +111,7 @@ def validate(body: Any, headers: dict[str, str]) -> None:
                 "A function call turn comes immediately after a user turn.",
             )
             first = next(part for part in parts if "functionCall" in part)
-            need(first.get("thoughtSignature") == SIGNATURE, "Function call is missing a thought_signature.")
+            need(_signed(first), "Function call is missing a thought_signature.")
         waiting = [call["name"] for call in calls]
         before = role
     need(
@@ -128,6 +128,12 @@ def _part(part: Any, role: str) -> None:
     if "functionResponse" in part:
         need(role == "user", "functionResponse parts belong to the user.")
         need(isinstance(part["functionResponse"]["response"], dict), "Invalid value at 'response'")
+
+
+def _signed(part: Any) -> bool:
+    # Bytes in protobuf's JSON: both base64 alphabets are read, and the SDK writes the other one than the API.
+    signature = part.get("thoughtSignature", "").replace("-", "+").replace("_", "/")
+    return signature == SIGNATURE
 
 
 def _declaration(declaration: Any) -> str:

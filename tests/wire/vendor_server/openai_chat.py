@@ -135,8 +135,7 @@ def events(say: Say, body: Any, new_id: Callable[[], int]) -> list[str]:
         opening = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
         out.append(chunk({"tool_calls": [opening]}))
         out += [
-            chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
-            for piece in pieces(arguments)
+            chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}) for piece in pieces(arguments)
         ]
     out.append(chunk({}, _finish(say)))
     if body.get("stream_options", {}).get("include_usage"):

@@ -28,9 +28,7 @@ def is_streaming(path: str, body: Any) -> bool:
 
 
 def error_event(step: StreamError) -> str:
-    return _sse(
-        {"type": "error", "code": step.code, "message": step.message, "param": None, "sequence_number": 9}
-    )
+    return _sse({"type": "error", "code": step.code, "message": step.message, "param": None, "sequence_number": 9})
 
 
 def validate(body: Any, headers: dict[str, str]) -> None:
@@ -51,9 +49,7 @@ def validate(body: Any, headers: dict[str, str]) -> None:
             check_strict(tool["name"], tool["parameters"])
     choice = body.get("tool_choice")
     if isinstance(choice, dict):
-        need(
-            choice["name"] in {tool["name"] for tool in tools}, "Tool choice not found in 'tools' parameter."
-        )
+        need(choice["name"] in {tool["name"] for tool in tools}, "Tool choice not found in 'tools' parameter.")
     called: dict[str, bool] = {}
     for at, item in enumerate(items):
         _item(item, items[at + 1 :], called)

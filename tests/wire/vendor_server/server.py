@@ -58,9 +58,7 @@ class VendorServer:
             Route("/v1beta/models/{model_and_verb}", self._endpoint(gemini), methods=["POST"]),
             Route("/v1/models/{model_and_verb}", self._endpoint(gemini), methods=["POST"]),
         ]
-        config = uvicorn.Config(
-            Starlette(routes=routes), log_config=None, lifespan="off", timeout_graceful_shutdown=1
-        )
+        config = uvicorn.Config(Starlette(routes=routes), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="vendor-server")
 
@@ -139,9 +137,7 @@ class VendorServer:
 class _Streamed(Response):
     """A body in small pieces, and one of three ends."""
 
-    def __init__(
-        self, server: VendorServer, body: bytes, ending: str, size: int, *, started: bool = True
-    ) -> None:
+    def __init__(self, server: VendorServer, body: bytes, ending: str, size: int, *, started: bool = True) -> None:
         super().__init__(body)
         self._server, self._ending, self._size, self._started = server, ending, size, started
 

@@ -55,7 +55,5 @@ def _check(name: str, schema: Any, context: tuple[str, ...]) -> None:
             _check(name, value, (*context, key))
     for word in ("items", "anyOf", "$defs"):
         inner = schema.get(word)
-        for item in (
-            inner.values() if word == "$defs" and inner else inner if isinstance(inner, list) else [inner]
-        ):
+        for item in inner.values() if word == "$defs" and inner else inner if isinstance(inner, list) else [inner]:
             _check(name, item, (*context, word))
