@@ -31,7 +31,7 @@ _AS_IS = (str, float, bool, type(None), None, Any, object)
 _CONSTRAINTS = ("Ge", "Gt", "Le", "Lt", "Interval", "MultipleOf", "MinLen", "MaxLen", "Len")
 
 
-class _NotPlain(Exception):  # noqa: N818 - a signal inside this module, not an error
+class _NotPlain(Exception):
     """The hint needs pydantic."""
 
 

@@ -85,7 +85,7 @@ def _unusable(hints: Mapping[str, Any], tool_name: str, error: Exception) -> Def
             reason = str(found).split("\n", 1)[0]
             return DefinitionError(
                 f"Tool {tool_name!r}, parameter {name!r}: its type has no JSON form. {reason}",
-                hint="Use JSON types, dataclasses, TypedDicts or pydantic models; take services from the closure or state.",
+                hint="Use JSON types, dataclasses, TypedDicts or pydantic models; services come from CallContext.state.",
             )
     return DefinitionError(f"Tool {tool_name!r}: no schema can be made of its hints. {error}")
 
@@ -128,7 +128,7 @@ def _generator() -> Any:
             return made
 
         def time_schema(self, schema: Any) -> Any:
-            """`format: time` is RFC 3339's full-time, which needs an offset; Python's time, like a person's, does not."""
+            """`format: time` is RFC 3339's full-time, which needs an offset; Python's time does not."""
             constraint = schema.get("tz_constraint")
             if constraint == "aware":
                 return {"type": "string", "format": "time"}
@@ -138,8 +138,10 @@ def _generator() -> Any:
             }
 
         def datetime_schema(self, schema: Any) -> Any:
-            """`format: date-time` needs an offset, which a NaiveDatetime refuses; for the others an offset is asked for,
-            because a time without one is the user's for the user and the server's for the server."""
+            """`format: date-time` needs an offset, which a NaiveDatetime refuses.
+
+            The others ask for one: a time without it is the user's for the user, and the server's for the server.
+            """
             if schema.get("tz_constraint") == "naive":
                 return {"type": "string", "pattern": _NAIVE}
             return super().datetime_schema(schema)
@@ -171,7 +173,7 @@ def json_default(value: Any) -> tuple[bool, Any]:
 
 
 def tidy(schema: JsonObject) -> JsonObject:
-    """Remove what pydantic adds for people and for other tools, inline definitions that are used once, order the keys."""
+    """Remove what pydantic adds for other readers, inline definitions that are used once, order the keys."""
     definitions = cast("dict[str, JsonObject]", schema.get("$defs", {}))
     for name, definition in definitions.items():
         title = definition.get("title")

@@ -90,7 +90,7 @@ def lint(tools: Iterable[Tool]) -> list[Finding]:
                 "many-tools",
                 "info",
                 (),
-                f"{len(every)} tools: every request pays for all their definitions, and models choose worse among many.",
+                f"{len(every)} tools: every request pays for all definitions, and models choose worse among many.",
                 "Let context.selection send only the relevant ones, and pin those that must always be there.",
             )
         )

@@ -160,8 +160,9 @@ def _check_identity(path: Path, here: JsonObject, tool_name: str) -> None:
         reference = here.get(keyword)
         if isinstance(reference, str) and not reference.startswith("#"):
             # An attacker who writes a tool's schema would have us fetch a URL of his choice.
+            where = json_pointer(path) or "/"
             raise DefinitionError(
-                f"Tool {tool_name!r}: remote {keyword} {reference[:200]!r} at {json_pointer(path) or '/'}; nothing is fetched.",
+                f"Tool {tool_name!r}: remote {keyword} {reference[:200]!r} at {where}; nothing is ever fetched.",
                 hint='Copy the schema into "$defs" and refer to it with "#/$defs/<name>".',
             )
 

@@ -96,7 +96,8 @@ def at_pointer(root: Any, pointer: str) -> tuple[Path, Any] | None:
 def close_objects(schema: JsonObject) -> JsonObject:
     """Forbid what is not listed, on object schemas that list properties and say nothing about others.
 
-    Not inside compositions, where a branch that forbids its neighbours' members matches nothing. The outermost object is closed even if it lists none: it is the arguments of a function that takes none.
+    Not inside compositions, where a branch that forbids its neighbours' members matches nothing. The outermost object
+    is closed even if it lists none: it is the arguments of a function that takes none.
     """
     composed = _composed_definitions(schema)
 

@@ -60,7 +60,7 @@ class FunctionBinding:
 
 @dataclass(frozen=True, slots=True)
 class ExternalBinding:
-    """One function that runs many tools: ``run(name, arguments, context)``, sync or async (see `Toolset.from_schemas`)."""
+    """One function that runs many tools: ``run(name, arguments, context)``; see `Toolset.from_schemas`."""
 
     run: Callable[..., Any]
     is_async: bool
@@ -174,7 +174,7 @@ class Tool:
         return replace(self, name=name, binding=binding)
 
     def check(self, function: Callable[..., Awaitable[str | None] | str | None]) -> Callable[..., Any]:
-        """Decorator: add a semantic check. Its parameters are those of the tool's that it needs, and a `CallContext`."""
+        """Decorator: add a semantic check. It takes those of the tool's parameters that it needs, and a `CallContext`."""
         is_method = isinstance(self.binding, FunctionBinding) and self.binding.needs_instance
         arguments = self.parameters.get("properties", {})
         self.checks.append(inspect_check(function, self.name, arguments, is_method=is_method))

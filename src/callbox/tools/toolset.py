@@ -21,7 +21,7 @@ _define: Callable[..., Any] | None = None
 
 
 def install_definitions(define: Callable[..., Any]) -> None:
-    """Composition root only: how `Toolset.definitions` reaches the dialects. ``define(dialect_name, tools, strict)``."""
+    """Composition root only: how `Toolset.definitions` reaches the dialects: ``define(dialect, tools, strict)``."""
     global _define  # noqa: PLW0603 - the one seam between the floors, set once at import
     _define = define
 

@@ -1,4 +1,4 @@
-"""The words of names and descriptions, as far as they tell tools apart: verbs that mean the same, words that mean little."""
+"""The words of names and descriptions: verbs that mean the same, words that mean little."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SAME_VERB = {word: line.split()[0] for line in _SYNONYMS.strip().splitlines() fo
 
 _OTHER_VERBS = """
 accept activate allocate analyse analyze answer append apply approve archive assign attach authenticate authorize block
-call capture categorize charge classify close collect combine commit compare compress configure connect copy count decide
-decline decode decrypt deduct deploy describe detect determine disable disconnect divide draw duplicate enable encode
+call capture categorize charge classify close collect combine commit compare compress configure connect copy count
+decide decline decode decrypt deduct deploy describe detect determine disable disconnect divide draw duplicate enable encode
 encrypt end estimate examine exchange expand explain extract filter finish fit fix flag fork format forward grant group
 guess handle help hide identify ignore increase inspect install issue join keep kill label learn link lock log match
 measure merge monitor mount move multiply name navigate normalize optimize order paint parse pause pick pin place plan
@@ -45,10 +45,97 @@ READING = frozenset({"get", "list", "search", "check", "compute", "count", "desc
 DESTROYING = frozenset({"delete", "cancel", "uninstall", "revoke", "kill"})
 
 _EMPTY_WORDS = frozenset(
-    """a about all also an and any are as at be been being by can could do does each etc for from function given has have
-    here how i if in into is it its just may more must no not of on one only or other our out over per please returns
-    should so some specified such than that the their them then there these they this those through to tool used useful
-    using via want was we what when where which who will with would you your""".split()
+    [
+        "a",
+        "about",
+        "all",
+        "also",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "been",
+        "being",
+        "by",
+        "can",
+        "could",
+        "do",
+        "does",
+        "each",
+        "etc",
+        "for",
+        "from",
+        "function",
+        "given",
+        "has",
+        "have",
+        "here",
+        "how",
+        "i",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "just",
+        "may",
+        "more",
+        "must",
+        "no",
+        "not",
+        "of",
+        "on",
+        "one",
+        "only",
+        "or",
+        "other",
+        "our",
+        "out",
+        "over",
+        "per",
+        "please",
+        "returns",
+        "should",
+        "so",
+        "some",
+        "specified",
+        "such",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "through",
+        "to",
+        "tool",
+        "used",
+        "useful",
+        "using",
+        "via",
+        "want",
+        "was",
+        "we",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "will",
+        "with",
+        "would",
+        "you",
+        "your",
+    ]
 )
 PLACEHOLDERS = frozenset({"todo", "tbd", "fixme", "placeholder", "lorem", "untitled", "stuff", "something", "xxx"})
 

@@ -79,9 +79,7 @@ class HttpRunner:
             # `from None`: httpx puts the URL into its texts, and a key may be in there.
             raise ToolError(f"{where}: {type(error).__name__}.", retryable=may_repeat) from None
 
-    async def _send(
-        self, request: HttpRequest, where: str, *, may_repeat: bool, timeout_s: float | None
-    ) -> Any:
+    async def _send(self, request: HttpRequest, where: str, *, may_repeat: bool, timeout_s: float | None) -> Any:
         import httpx
 
         client = self._client()
@@ -161,9 +159,7 @@ def _text(response: httpx.Response, body: bytes) -> str:
         return body.decode("utf-8", "replace")
 
 
-def _failure(
-    response: httpx.Response, body: bytes, where: str, secrets: list[str], *, may_repeat: bool
-) -> ToolError:
+def _failure(response: httpx.Response, body: bytes, where: str, secrets: list[str], *, may_repeat: bool) -> ToolError:
     status = response.status_code
     text = " ".join(_text(response, body[: 4 * _ERROR_CHARS_MAX]).split())
     for secret in secrets:

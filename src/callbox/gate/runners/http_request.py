@@ -48,10 +48,7 @@ def build_request(binding: HttpBinding, arguments: JsonObject, idempotency_key: 
     request = HttpRequest(binding.method, binding.base_url + _path(binding.path, given))
     query = [pair for each, value in given if each.place == "query" for pair in _query(each, value)]
     cookies = [
-        f"{name}={text}"
-        for each, value in given
-        if each.place == "cookie"
-        for name, text in _cookie(each, value)
+        f"{name}={text}" for each, value in given if each.place == "cookie" for name, text in _cookie(each, value)
     ]
     for each, value in given:
         if each.place == "header":
@@ -69,9 +66,7 @@ def build_request(binding: HttpBinding, arguments: JsonObject, idempotency_key: 
     return request
 
 
-def _add_credential(
-    request: HttpRequest, credential: Credential, query: list[str], cookies: list[str]
-) -> None:
+def _add_credential(request: HttpRequest, credential: Credential, query: list[str], cookies: list[str]) -> None:
     secret = credential.secret if isinstance(credential.secret, str) else credential.secret()
     request.secrets += [text for text in {secret, quote(secret, safe="")} if text]
     if credential.place == "query":
@@ -89,9 +84,7 @@ def _path(template: str, given: list[tuple[HttpArgument, Any]]) -> str:
     path = quote(template, safe="/{}" + "!$&'()*+,;=:@%")
     for each, value in given:
         if each.place == "path":
-            path = path.replace(
-                "{" + quote(each.wire_name, safe="!$&'()*+,;=:@%") + "}", _segment(each, value)
-            )
+            path = path.replace("{" + quote(each.wire_name, safe="!$&'()*+,;=:@%") + "}", _segment(each, value))
     return path
 
 
@@ -123,9 +116,7 @@ def _simple(value: Any, *, explode: bool, write: Any) -> tuple[list[str], str]:
         pairs = [f"{key}={item}" for key, item in members]
         return pairs, ",".join(pairs) if explode else ",".join(part for member in members for part in member)
     items = (
-        [write(_text(item)) for item in cast("list[Any]", value)]
-        if isinstance(value, list)
-        else [write(_text(value))]
+        [write(_text(item)) for item in cast("list[Any]", value)] if isinstance(value, list) else [write(_text(value))]
     )
     return items, ",".join(items)
 
@@ -174,9 +165,7 @@ def _query(argument: HttpArgument, value: Any) -> Iterator[str]:
     if argument.style == "json":
         yield f"{name}={write(json.dumps(value, ensure_ascii=False, separators=(',', ':')))}"
     elif argument.style == "deepObject" and isinstance(value, dict):
-        yield from (
-            f"{quote(key, safe='[]')}={write(text)}" for key, text in _deep(argument.wire_name, value)
-        )
+        yield from (f"{quote(key, safe='[]')}={write(text)}" for key, text in _deep(argument.wire_name, value))
     elif argument.explode and isinstance(value, dict) and argument.style == "form":
         for key, item in cast("JsonObject", value).items():
             yield f"{quote(key, safe='')}={write(_text(item))}"
@@ -230,11 +219,7 @@ def _cookie(argument: HttpArgument, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _header_value(argument: HttpArgument, value: Any) -> str:
-    text = (
-        _text(value)
-        if argument.style == "json"
-        else _simple(value, explode=argument.explode, write=_as_it_is)[1]
-    )
+    text = _text(value) if argument.style == "json" else _simple(value, explode=argument.explode, write=_as_it_is)[1]
     # A line break in a value would end the header and begin another one, or another request.
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
         raise Rejected(
