@@ -216,7 +216,7 @@ class AnthropicReader:
         if cut:
             # Truncated arguments are never completed, and none at all may be truncated, too.
             self._unsettled = [block for block in self._unsettled if block is not last]
-        events = self._settle()
+        events = self._settle(self._unsettled)
         events += self._calls.close(complete=finish not in ("length", "unknown"))
         self._finished = Finished(self._reply(cut=cut))
         return [*events, self._finished]
@@ -247,7 +247,7 @@ class AnthropicReader:
         return begun
 
     def _start(self, index: Hashable | None, block: JsonObject) -> list[StreamEvent]:
-        events = self._settle()
+        events = self._settle([begun for begun in self._unsettled if begun.closed])
         kind = block.get("type")
         if kind == "tool_use":
             call_id = as_text(block.get("id")) or new_id("call")
@@ -266,15 +266,15 @@ class AnthropicReader:
             events.append(ReasoningDelta(text))
         return events
 
-    def _settle(self) -> list[StreamEvent]:
+    def _settle(self, blocks: list[_Block]) -> list[StreamEvent]:
         """Calls without a delta have the input of their start; sure only once something comes after."""
         events: list[StreamEvent] = []
-        for block in self._unsettled:
+        for block in blocks:
             if not block.fragments:
                 text = arguments_text(block.block.get("input") or {})
                 block.add("input", text)
                 events += self._calls.piece(None, block.call_id, "", text)
-        self._unsettled = []
+        self._unsettled = [block for block in self._unsettled if not block.fragments]
         return events
 
     def _delta(self, index: Hashable | None, delta: JsonObject) -> list[StreamEvent]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from callbox.calls.call import CallError, ToolCall
-from callbox.dialects.history import arguments_text, encodable
+from callbox.dialects.history import arguments_text, encodable, parsed_call
 from callbox.dialects.wire import as_object
 from callbox.values import JsonObject
 
@@ -19,7 +19,8 @@ key; Gemini takes only objects, too.
 
 def written_object(call: ToolCall) -> JsonObject:
     """A call's arguments as an object; what is none, or what no client could encode, is wrapped in one."""
-    arguments = call.arguments
+    # A streamed call goes into the history as it came: as text.
+    arguments = parsed_call(call).arguments
     if isinstance(arguments, str):
         return {UNREADABLE: encodable(arguments)}
     try:
