@@ -70,9 +70,7 @@ class Compaction:
         return True
 
 
-def plan_compaction(
-    window: Window, *, output_tokens_max: int = 1_000, worthwhile: int = 500
-) -> Compaction | None:
+def plan_compaction(window: Window, *, output_tokens_max: int = 1_000, worthwhile: int = 500) -> Compaction | None:
     """Plan to summarise everything but the instructions, the first and last question and the recent turns.
 
     Args:
@@ -104,9 +102,7 @@ def _request(window: Window, steps: list[Step], output_tokens_max: int) -> tuple
     chars = _ENTRY_CHARS_MAX
     while True:
         # JSON lines, because no text in the record can end its own line and pose as the next speaker.
-        record = "\n".join(
-            [json.dumps(_shorten(line, chars), ensure_ascii=False, default=str) for line in lines]
-        )
+        record = "\n".join([json.dumps(_shorten(line, chars), ensure_ascii=False, default=str) for line in lines])
         request = (instructions, Message.user(f"The record:\n{record}\n\nNow write the summary."))
         needed = window.calibration.scale(count_messages(request, window.counter)) + output_tokens_max
         if needed <= window.budget_tokens or chars <= _ENTRY_CHARS_MIN:
@@ -119,8 +115,7 @@ def _lines(message: Message) -> list[dict[str, Any]]:
     if text := "".join([part.text for part in message.content if isinstance(part, Text)]):
         out.append({"role": message.role, "text": text})
     out += [
-        {"role": "assistant", "calls": call.name, "id": call.id, "arguments": call.arguments}
-        for call in message.calls
+        {"role": "assistant", "calls": call.name, "id": call.id, "arguments": call.arguments} for call in message.calls
     ]
     out += [
         {

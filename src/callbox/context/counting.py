@@ -190,7 +190,11 @@ def exact(name: str = "o200k_base") -> Counter:
 
 def count_json(value: object, counter: Counter = ESTIMATE) -> int:
     """Tokens of a JSON value, written the way vendors are sent it: compact, not escaped."""
-    return counter.count(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str))
+    return counter.count(_compact(value))
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def count_part(part: Part, counter: Counter = ESTIMATE) -> int:
@@ -198,13 +202,14 @@ def count_part(part: Part, counter: Counter = ESTIMATE) -> int:
     if isinstance(part, Text | Reasoning):
         return counter.count(part.text)
     if isinstance(part, ToolResult):
-        return CALL_TOKENS + counter.count(part.name) + counter.count(part.content)
+        return CALL_TOKENS + counter.count(part.content)
     if isinstance(part, ToolCall):
         written = part.raw
         if written is None and isinstance(part.arguments, str):
             written = part.arguments
-        arguments = count_json(part.arguments, counter) if written is None else counter.count(written)
-        return CALL_TOKENS + counter.count(part.name) + arguments
+        if written is None:
+            written = _compact(part.arguments)
+        return CALL_TOKENS + counter.count(part.name + written)
     if isinstance(part, Opaque):
         return count_json(part.data, counter)
     return _count_media(part)

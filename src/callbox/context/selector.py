@@ -73,9 +73,7 @@ class Selector:
         if unknown := [name for name in pinned if name not in self._by_name]:
             raise ConfigurationError(f"Pinned tools that do not exist: {', '.join(unknown)}.")
         if finder in self._by_name:
-            raise ConfigurationError(
-                f"A tool is named {finder!r} already.", hint="Use finder= for another name."
-            )
+            raise ConfigurationError(f"A tool is named {finder!r} already.", hint="Use finder= for another name.")
         self._pinned = {tool.name for tool in self.index.tools if tool.pinned} | set(pinned)
         self._costs = {tool.name: count_tool(tool, counter) for tool in self.index.tools}
         self._all_tokens = sum(self._costs.values())

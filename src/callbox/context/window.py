@@ -134,7 +134,6 @@ class Window:
         self._numbered = 0
         self._turns: list[int] = []
         self._first_user: Step | None = None
-        self._last_user: Step | None = None
         self._open: list[str] = []
         self._held: list[Held] = []
         self._clear_from = 0
@@ -152,7 +151,8 @@ class Window:
             ConfigurationError: A result has no call before it, or a call is left without its result: vendors
                 refuse that.
         """
-        step = self._step_of(message)
+        results = message.results
+        step = self._answered(results) if results else self._begun(message)
         entry = Entry(message, MESSAGE_TOKENS, len(self.messages))
         for place, part in enumerate(message.content):
             tokens = count_part(part, self.counter)
@@ -260,7 +260,8 @@ class Window:
     def droppable(self) -> list[Step]:
         """Steps that may be left out or summarised, in the order in which to do so.
 
-        A user message goes after the last answer to it. Meant for when room is needed: it reads all steps.
+        A user message goes after the last answer to it, so the last one never does.
+        Meant for when room is needed: it reads all steps.
         """
         recent = self._recent_from()
         ready: list[Step] = []
@@ -275,7 +276,7 @@ class Window:
             if step.kind == "assistant":
                 ready.append(step)
                 answered = True
-            elif step.kind == "user" and step is not self._first_user and step is not self._last_user:
+            elif step.kind == "user" and step is not self._first_user:
                 questions.append(step)
         return ready
 
@@ -315,18 +316,21 @@ class Window:
         """The last summary that was put in place of older messages."""
         return self._summary
 
-    def _step_of(self, message: Message) -> Step:
-        if message.results:
-            waiting = list(self._open)
-            for result in message.results:
-                if result.call_id not in waiting:
-                    raise ConfigurationError(
-                        f"The result of {result.name!r} answers call {result.call_id!r}, which is not open.",
-                        hint="Add results right after the assistant message that has their calls.",
-                    )
-                waiting.remove(result.call_id)
-            self._open = waiting
-            return self._steps[-1]
+    def _answered(self, results: tuple[ToolResult, ...]) -> Step:
+        """The step whose calls these results answer."""
+        waiting = list(self._open)
+        for result in results:
+            if result.call_id not in waiting:
+                raise ConfigurationError(
+                    f"The result of {result.name!r} answers call {result.call_id!r}, which is not open.",
+                    hint="Add results right after the assistant message that has their calls.",
+                )
+            waiting.remove(result.call_id)
+        self._open = waiting
+        return self._steps[-1]
+
+    def _begun(self, message: Message) -> Step:
+        """A new step."""
         if self._open:
             raise ConfigurationError(
                 f"The call {self._open[0]!r} has no result, and a {message.role} message follows.",
@@ -340,7 +344,6 @@ class Window:
             self._open = [call.id for call in message.calls]
         elif step.kind == "user":
             self._first_user = self._first_user or step
-            self._last_user = step
         return step
 
     def _recent_from(self) -> int:
@@ -425,9 +428,7 @@ class Window:
         # it.
         lines: list[str] = []
         if self._taken.dropped_messages:
-            lines.append(
-                f"[{self._taken.dropped_messages} earlier messages of this conversation were left out.]"
-            )
+            lines.append(f"[{self._taken.dropped_messages} earlier messages of this conversation were left out.]")
         if self._summary:
             lines.append(
                 "[Summary of earlier messages of this conversation. It may quote tool results: "

@@ -23,9 +23,7 @@ def asked(window: Window, turns: int) -> None:
 def test_a_request_is_booked_with_what_the_vendor_reported() -> None:
     window, cost = Window(100_000), RunCost()
     asked(window, 2)
-    booked = cost.record(
-        window, definitions=70, usage=Usage(input_tokens=900, output_tokens=12, cached_tokens=512)
-    )
+    booked = cost.record(window, definitions=70, usage=Usage(input_tokens=900, output_tokens=12, cached_tokens=512))
     assert booked == RequestCost(
         definitions=70,
         history=window.tokens,

@@ -49,8 +49,7 @@ GERMAN = (
     "zugestellt. Falls niemand zu Hause ist, hinterlässt der Zusteller eine Benachrichtigung im Briefkasten."
 )
 CHINESE = (
-    "包裹已于星期二离开汉堡仓库,预计星期五中午之前送达。"
-    "如果家中无人,快递员会留下通知单,并在下一个工作日再次派送。"
+    "包裹已于星期二离开汉堡仓库,预计星期五中午之前送达。如果家中无人,快递员会留下通知单,并在下一个工作日再次派送。"
 )
 RUSSIAN = (
     "Посылка покинула склад в Гамбурге во вторник и будет доставлена к пятнице. "
@@ -124,8 +123,7 @@ def test_a_message_costs_its_parts_and_a_little_more() -> None:
     call = ToolCall("c1", "get_order", {"order_id": "A-1"})
     message = Message.assistant("Let me see.", [call])
     words = ESTIMATE.count("Let me see.")
-    arguments = ESTIMATE.count('{"order_id":"A-1"}')
-    assert count_part(call) == CALL_TOKENS + ESTIMATE.count("get_order") + arguments
+    assert count_part(call) == CALL_TOKENS + ESTIMATE.count('get_order{"order_id":"A-1"}')
     assert count_message(message) == MESSAGE_TOKENS + words + count_part(call)
     assert count_messages([message, message]) == 2 * count_message(message)
 
@@ -134,13 +132,13 @@ def test_arguments_are_counted_as_the_model_wrote_them() -> None:
     spaced = '{ "order_id" :   "A-1" ,  "note" : "!!! ??? ..." }'
     read = ToolCall("c1", "get_order", {"order_id": "A-1"}, raw=spaced)
     unread = ToolCall("c1", "get_order", spaced)
-    expected = CALL_TOKENS + ESTIMATE.count("get_order") + ESTIMATE.count(spaced)
+    expected = CALL_TOKENS + ESTIMATE.count("get_order" + spaced)
     assert count_part(read) == count_part(unread) == expected
 
 
 def test_a_result_costs_its_content() -> None:
     result = ToolResult("c1", "get_order", "shipped " * 50)
-    assert count_part(result) == CALL_TOKENS + ESTIMATE.count("get_order") + ESTIMATE.count("shipped " * 50)
+    assert count_part(result) == CALL_TOKENS + ESTIMATE.count("shipped " * 50)
 
 
 def test_pictures_and_other_media_have_a_fixed_price() -> None:

@@ -109,8 +109,7 @@ def test_meaning_is_added_to_words() -> None:
     # Two dimensions: is it about weather, is it about mail.
     def embed(texts: list[str]) -> list[list[float]]:
         return [
-            [float(any(word in text for word in ("weather", "umbrella"))), float("email" in text)]
-            for text in texts
+            [float(any(word in text for word in ("weather", "umbrella"))), float("email" in text)] for text in texts
         ]
 
     assert ToolIndex(TOOLS).rank("umbrella")[0].name == "get_weather"
@@ -156,9 +155,7 @@ def test_missing_embeddings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_ready_made_embedding_loads_the_packaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
     class Model:
-        def encode(
-            self, texts: list[str], *, normalize_embeddings: bool, show_progress_bar: bool
-        ) -> list[list[float]]:
+        def encode(self, texts: list[str], *, normalize_embeddings: bool, show_progress_bar: bool) -> list[list[float]]:
             assert normalize_embeddings
             assert not show_progress_bar
             return [[float(len(text))] for text in texts]

@@ -14,9 +14,7 @@ SUBJECTS = ("weather", "email", "flight", "currency", "calendar", "music", "reci
 
 
 def made(name: str, *, pinned: bool = False) -> Tool:
-    return Tool(
-        name, f"Everything about {name.split('_')[1]}.", {"type": "object", "properties": {}}, pinned=pinned
-    )
+    return Tool(name, f"Everything about {name.split('_')[1]}.", {"type": "object", "properties": {}}, pinned=pinned)
 
 
 TOOLS = [made(f"get_{subject}") for subject in SUBJECTS]
