@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ class Mutant:
         malformed: It is no JSON object: the answer is ``malformed_json``.
         arguments: The changed arguments, where the change can be said in JSON.
         touched: The top-level argument that was changed.
+        meant: What the suggestion must name.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Mutant:
     malformed: bool = False
     arguments: Any = None
     touched: str | None = None
+    meant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,9 @@ def misspelt(place: Place, root: Any, random: Random) -> Iterator[Mutant]:
         wrong = _misspell(name, place.schema["properties"], random)
         if wrong is not None:
             renamed = {wrong if key == name else key: value for key, value in place.value.items()}
-            yield _structural("misspelt", place, root, renamed, ("unexpected_property", (*place.path, wrong)))
+            mutant = _structural("misspelt", place, root, renamed, ("unexpected_property", (*place.path, wrong)))
+            # At the top a name goes and a name comes: such a change cannot be laid over another.
+            yield replace(mutant, touched=None, meant=name)
 
 
 def _misspell(name: str, taken: Mapping[str, Any], random: Random) -> str | None:
@@ -297,7 +301,7 @@ def _tightened(schema: Mapping[str, Any], value: Any, random: Random, path: Path
     if not bounds:
         return schema
     keyword, bound, code, beyond = random.choice(bounds)
-    made.append(_reported(keyword, _put(root, path, beyond), code, path, str(path[0])))
+    made.append(_reported(keyword, _put(root, path, beyond), code, path))
     return {**schema, keyword: bound}
 
 
@@ -358,19 +362,16 @@ def _changed(kind: str, place: Place, root: Any, value: Any, code: str) -> Mutan
     """One value is another one; the one problem is at its own place."""
     assert not accepts(place.schema, value), (kind, place, value)
     arguments = _put(root, place.path, value)
-    return _reported(kind, arguments, code, place.path, str(place.path[0]))
+    return _reported(kind, arguments, code, place.path)
 
 
 def _structural(kind: str, place: Place, root: Any, value: Any, problem: tuple[str, Path]) -> Mutant:
     """An object has other members; the one problem is at the member that came or went."""
     assert not accepts(place.schema, value), (kind, place, value)
     arguments = _put(root, place.path, value)
-    code, path = problem
-    # A name that was misspelt at the top goes and comes at once: such a change cannot be laid over another.
-    touched = None if kind == "misspelt" else str(path[0])
-    return _reported(kind, arguments, code, path, touched)
+    return _reported(kind, arguments, *problem)
 
 
-def _reported(kind: str, arguments: Any, code: str, path: Path, touched: str | None) -> Mutant:
+def _reported(kind: str, arguments: Any, code: str, path: Path) -> Mutant:
     problems = frozenset({(code, json_pointer(path))})
-    return Mutant(kind, json.dumps(arguments), problems, arguments=arguments, touched=touched)
+    return Mutant(kind, json.dumps(arguments), problems, arguments=arguments, touched=str(path[0]))
