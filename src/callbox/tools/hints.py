@@ -85,7 +85,7 @@ def _unusable(hints: Mapping[str, Any], tool_name: str, error: Exception) -> Def
             reason = str(found).split("\n", 1)[0]
             return DefinitionError(
                 f"Tool {tool_name!r}, parameter {name!r}: its type has no JSON form. {reason}",
-                hint="Use JSON types, dataclasses, TypedDicts or pydantic models; services come from CallContext.state.",
+                hint="Use JSON types, dataclasses, TypedDicts or pydantic models; pass services in CallContext.state.",
             )
     return DefinitionError(f"Tool {tool_name!r}: no schema can be made of its hints. {error}")
 

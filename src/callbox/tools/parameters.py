@@ -292,8 +292,11 @@ def _add_unpacked(found: Parameters, hint: Any, name: str, shown: str, scope: Ma
         )
     hints = get_type_hints(unpacked, localns=dict(scope), include_extras=True)
     for key, member in hints.items():
+        required = key in unpacked.__required_keys__
         while get_origin(member) in (Required, NotRequired):
+            # `__required_keys__` does not see these where annotations are strings.
+            required = get_origin(member) is Required
             member = get_args(member)[0]
         found.hints[key] = _with_text(member)
-        if key in unpacked.__required_keys__:
+        if required:
             found.required.add(key)

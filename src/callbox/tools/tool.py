@@ -174,7 +174,7 @@ class Tool:
         return replace(self, name=name, binding=binding)
 
     def check(self, function: Callable[..., Awaitable[str | None] | str | None]) -> Callable[..., Any]:
-        """Decorator: add a semantic check. It takes those of the tool's parameters that it needs, and a `CallContext`."""
+        """Decorator: add a semantic check. It takes what it needs of the tool's parameters, and a `CallContext`."""
         is_method = isinstance(self.binding, FunctionBinding) and self.binding.needs_instance
         arguments = self.parameters.get("properties", {})
         self.checks.append(inspect_check(function, self.name, arguments, is_method=is_method))

@@ -28,8 +28,8 @@ SAME_VERB = {word: line.split()[0] for line in _SYNONYMS.strip().splitlines() fo
 _OTHER_VERBS = """
 accept activate allocate analyse analyze answer append apply approve archive assign attach authenticate authorize block
 call capture categorize charge classify close collect combine commit compare compress configure connect copy count
-decide decline decode decrypt deduct deploy describe detect determine disable disconnect divide draw duplicate enable encode
-encrypt end estimate examine exchange expand explain extract filter finish fit fix flag fork format forward grant group
+decide decline decode decrypt deduct deploy describe detect determine disable disconnect divide draw duplicate enable
+encode encrypt end estimate examine exchange expand explain extract filter finish fit fix flag fork format forward grant group
 guess handle help hide identify ignore increase inspect install issue join keep kill label learn link lock log match
 measure merge monitor mount move multiply name navigate normalize optimize order paint parse pause pick pin place plan
 play poll post predict prepare press print process provide publish push put raise rank rate receive recommend record
