@@ -3,10 +3,11 @@
     python benchmarks/local_model.py                      # 20 quickstart questions, 3 x 40 of BFCL, twice each
     python benchmarks/local_model.py --per-category 10    # a quick look
 
-Every question is asked once, at temperature 0, through the `local` provider exactly as an agent would ask it; the gate
-reads what comes back. *Valid*: at least one call was made, and all of them pass the gate's validation against the tool's
-original schema. *Right*: the calls are the expected ones, by the data set's own rules. Nothing is repaired by hand and
-nothing is asked again. The BFCL data comes from the wheel bfcl-eval (pip install --no-deps bfcl-eval).
+Every question is asked once, at temperature 0, through the `local` provider as an agent would ask it; the gate
+reads what comes back. *Schema-valid*: of the replies that call at all, those whose calls all pass the gate's
+validation against the tool's original schema. *Right*: the calls are the expected ones, by the data set's own rules.
+Nothing is repaired by hand and nothing is asked again. The BFCL data comes from the wheel bfcl-eval
+(pip install --no-deps bfcl-eval).
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ async def measure(model: Local, cases: Sequence[Case], progress: Progress, title
 def report(console: Console, scores: dict[tuple[str, bool], Score]) -> None:
     """The table, as it is."""
     table = Table(title="SmolLM2-135M-Instruct (Q4_1), one thread, temperature 0")
-    for title in ("set", "constrained", "questions", "called", "schema-valid", "right", "s per question"):
+    for title in ("set", "constrained", "questions", "made calls", "schema-valid", "right", "s per question"):
         table.add_column(title, justify="left" if title == "set" else "right")
     for (name, constrained), score in scores.items():
         table.add_row(
@@ -125,11 +126,26 @@ def report(console: Console, scores: dict[tuple[str, bool], Score]) -> None:
             "yes" if constrained else "no",
             str(score.asked),
             str(score.called),
-            f"{score.valid} ({score.valid / score.asked:.0%})",
-            f"{score.right} ({score.right / score.asked:.0%})",
+            _share(score.valid, score.called),
+            _share(score.right, score.asked),
             f"{score.seconds / score.asked:.1f}",
         )
     console.print(table)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole} ({part / whole:.0%})" if whole else "-"
+
+
+def total(scores: Sequence[Score]) -> Score:
+    """All of them together."""
+    return Score(
+        sum(score.asked for score in scores),
+        sum(score.called for score in scores),
+        sum(score.valid for score in scores),
+        sum(score.right for score in scores),
+        sum(score.seconds for score in scores),
+    )
 
 
 async def main() -> None:
@@ -147,16 +163,10 @@ async def main() -> None:
             cases = cases_of(name, 20 if name == "quickstart" else options.per_category)
             for mode, model in models.items():
                 scores[name, mode == "constrained"] = await measure(model, cases, progress, f"{name}, {mode}")
-    for name in CATEGORIES[:1] and ("all of BFCL",):
-        for mode in models:
-            parts = [s for (n, c), s in scores.items() if n in CATEGORIES and c == (mode == "constrained")]
-            if len(parts) > 1:
-                scores[name, mode == "constrained"] = Score(
-                    *(
-                        sum(getattr(part, key) for part in parts)
-                        for key in ("asked", "called", "valid", "right", "seconds")
-                    )
-                )
+    for constrained in (mode == "constrained" for mode in models):
+        parts = [score for (name, how), score in scores.items() if name in CATEGORIES and how == constrained]
+        if len(parts) > 1:
+            scores["BFCL together", constrained] = total(parts)
     report(console, scores)
     if options.show_wrong:
         for (name, constrained), score in scores.items():

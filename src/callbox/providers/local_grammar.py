@@ -67,6 +67,7 @@ _UNSUPPORTED = frozenset(
         "$dynamicRef",
     }
 )
+_MEMBERS = frozenset({"properties", "patternProperties", "additionalProperties"})
 _MAGNITUDE = 10**15  # doubles are exact up to 2**53, which is a little more
 
 
@@ -274,7 +275,7 @@ class _Narrower:
         for keyword in _KEPT[kind]:
             if keyword in source:
                 out[keyword] = source[keyword]
-        self._bound(kind, out, path, branch=branch or "$ref" in out or "allOf" in out or "anyOf" in out)
+        self._bound(kind, out, path, branch=branch or _names_members(out))
         return out
 
     def _combined(self, source: JsonObject, path: tuple[str | int, ...]) -> JsonObject:
@@ -338,12 +339,16 @@ class _Narrower:
             out["patternProperties"] = {
                 name: self.node(child, (*path, "patternProperties", name)) for name, child in patterns.items()
             }
+        if not out["properties"] and branch:
+            del out["properties"]
+        additional = out.pop("additionalProperties", None)
         named = bool(properties or patterns)
-        if isinstance(out.get("additionalProperties"), dict) and not properties:
-            out["additionalProperties"] = self.node(out["additionalProperties"], (*path, "additionalProperties"))
+        if isinstance(additional, dict) and (branch or not properties):
+            out["additionalProperties"] = self.node(additional, (*path, "additionalProperties"))
         elif branch or (named and not self._bounds.closed):
-            pass
-        elif named or out.get("additionalProperties") is False:
+            if additional is False:
+                out["additionalProperties"] = False
+        elif named or additional is False:
             for name in cast("list[str]", out.get("required") or ()):
                 out["properties"].setdefault(name, self._anything())
             out["additionalProperties"] = False
@@ -374,9 +379,23 @@ class _Narrower:
             self.losses.append(loss)
 
 
+def _names_members(node: JsonObject) -> bool:
+    """Other parts of the node may name members of the object that it describes: it cannot be closed by itself."""
+    if "$ref" in node:
+        return True
+    branches = [branch for keyword in ("allOf", "anyOf") for branch in node.get(keyword, ())]
+    return any(_MEMBERS.intersection(branch) or _names_members(branch) for branch in branches)
+
+
 def _implied_type(source: JsonObject) -> str | None:
     """The type that the keywords speak about, where the schema does not say one."""
-    for kind, keyword in (("object", "properties"), ("array", "items"), ("array", "prefixItems")):
+    for kind, keyword in (
+        ("object", "properties"),
+        ("object", "required"),
+        ("object", "patternProperties"),
+        ("array", "items"),
+        ("array", "prefixItems"),
+    ):
         if keyword in source:
             return kind
     if "pattern" in source or "maxLength" in source or source.get("format") in _FORMATS:
