@@ -101,7 +101,7 @@ def _is_in_schema(item: Any) -> bool:
         renames = item.alias is not None or item.validation_alias is not None
         return not renames and item.discriminator is None and all(_is_in_schema(part) for part in item.metadata)
     general = getattr(item, "__dict__", None)
-    return type(item).__name__ == "PydanticGeneralMetadata" and set(general or ()) <= {"pattern"}
+    return type(item).__name__.endswith("PydanticGeneralMetadata") and set(general or ()) <= {"pattern"}
 
 
 def _literal(values: tuple[Any, ...]) -> Coerce | None:

@@ -60,7 +60,7 @@ def read_docstring(text: str | None) -> Docstring:
         kind = section.kind.value
         if kind == "text":
             prose.append(section.value.strip())
-        elif kind == "admonition":
+        elif kind == "admonition" and "example" not in section.title.lower():
             # "Note:" and its like are part of what the author wanted to be read.
             prose.append(f"{section.title}: {section.value.description.strip()}")
         elif kind in ("parameters", "other parameters"):
