@@ -14,8 +14,8 @@ from callbox.agents.agent import Agent
 from callbox.agents.events import CallFinished, CallProgress, CallRunning, RunEnded
 from callbox.agents.stream import RunStream
 from callbox.calls.call import ToolCall
-from callbox.cli import example_tools
-from callbox.cli.targets import load_toolset
+from callbox.cli import demo
+from callbox.cli.targets import load_target
 from callbox.cli.terminal import arguments, clean, console, errors, shorten, show_call, show_result
 from callbox.errors import CallboxError, ProviderError
 from callbox.messages import Message, TextDelta
@@ -30,13 +30,14 @@ def chat(
         str, typer.Option("--model", "-m", help='"local", "openai:gpt-5", "anthropic:...", "gemini:..."')
     ] = "local",
     tools: Annotated[
-        str | None, typer.Option("--tools", "-t", help='"package.module:toolset"; default: two example tools')
+        str | None,
+        typer.Option("--tools", "-t", help='"module:toolset" or a module; default: the demo\'s two tools'),
     ] = None,
     instructions: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
 ) -> None:
     """Talk to a model that may call your tools. Ctrl-C cancels the answer, Ctrl-D leaves."""
     try:
-        toolset = load_toolset(tools) if tools else Toolset(example_tools.TOOLS)
+        toolset = Toolset(_load(tools) if tools else demo.TOOLS)
         agent = Agent(model, toolset, instructions, approver=_approve)
     except CallboxError as error:
         errors.print(Text(str(error), "red"))
@@ -50,6 +51,13 @@ def chat(
             _converse(runner, conversation, lambda: console.input("[bold]> [/bold]"))
         finally:
             runner.run(agent.aclose())
+
+
+def _load(target: str) -> list[Tool]:
+    loaded = load_target(target)
+    if loaded.invalid:
+        raise loaded.invalid[0][1]
+    return loaded.tools
 
 
 class Conversation:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from callbox.cli.terminal import console
 
@@ -58,8 +59,9 @@ def doctor() -> None:
     table = Table("", "what", "found", "to get it", box=None, pad_edge=False)
     findings = examine()
     for finding in findings:
-        mark = "[green]✓[/green]" if finding.good else "[yellow]-[/yellow]"
-        table.add_row(mark, finding.what, finding.found, "" if finding.good else finding.fix)
+        mark = Text("✓", "green") if finding.good else Text("-", "yellow")
+        # Text, not str: rich would read the brackets of `callbox[local]` as its own markup.
+        table.add_row(mark, Text(finding.what), Text(finding.found), Text("" if finding.good else finding.fix))
     console.print(table)
     if not findings[0].good:
         raise typer.Exit(1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.text import Text
 
 from callbox.calls.call import ToolCall, ToolResult
+from callbox.values import JsonObject
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -49,7 +50,8 @@ def arguments(call: ToolCall) -> str:
     """A call's arguments as one reads them: ``city='Paris', days=3``."""
     if not isinstance(call.arguments, dict):
         return shorten(str(call.arguments))
-    return shorten(", ".join(f"{name}={_literal(value)}" for name, value in call.arguments.items()))
+    given = cast("JsonObject", call.arguments)
+    return shorten(", ".join(f"{name}={_literal(value)}" for name, value in given.items()))
 
 
 def _literal(value: Any) -> str:
