@@ -24,7 +24,6 @@ OPTIONAL_MAX = 24
 UNIONS_MAX = 16
 """Parameters with ``anyOf`` or several types in all strict tools of one request."""
 
-_TYPES = frozenset({"object", "array", "string", "integer", "number", "boolean", "null"})
 _FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"})
 _SAID = frozenset({"title", "description", "default"})
 _SILENT = frozenset({"$schema", "$comment", "$id", "$defs", "definitions"})
@@ -173,7 +172,7 @@ class _Subset:
         if not isinstance(reference, str) or not _DEFINITION.fullmatch(reference):
             self._refuse(path, "$ref", "references to anything but a definition in the same schema")
         elif resolve(self._root, reference) is None:
-            self._refuse(path, "$ref", "a reference that leads nowhere")
+            self._refuse(path, "$ref", "a definition that takes any value, or none")
         else:
             self._counts.references.append(reference)
         for key in found:
@@ -185,8 +184,6 @@ class _Subset:
 
     def _types(self, found: JsonObject, path: tuple[str | int, ...], out: JsonObject) -> None:
         types = _types_of(found)
-        if types and not _TYPES.issuperset(types):
-            self._refuse(path, "type", "an unknown type")
         if "type" in found:
             out["type"] = found["type"]
         if not types and not found.keys() & {"enum", "const", "anyOf", "allOf", "properties"}:
@@ -224,7 +221,8 @@ class _Subset:
                 out[key] = value
             elif key in _HINTS or key.startswith("x-"):
                 self._drop(path, key)
-            elif key == "anyOf":
+            elif key == "anyOf" and found.keys() <= {"anyOf"} | _SAID | _SILENT | _HINTS:
+                # Beside properties, say, closing each alternative would leave nothing that fits both.
                 out[key] = [self._visit(item, (*path, key, at)) for at, item in enumerate(as_list(value))]
             elif key == "items" and isinstance(value, dict):
                 out[key] = self._visit(value, (*path, key))

@@ -1,11 +1,11 @@
 """Schemas for Gemini's ``parametersJsonSchema``: references resolved, keywords without effect reported."""
 
-from collections.abc import Callable
 from typing import Any
 
 from callbox.dialects.dialect import Loss
 from callbox.dialects.root import resolve
-from callbox.dialects.wire import as_list, as_object
+from callbox.dialects.wire import as_object
+from callbox.tools.schema_tree import Path, rebuild
 from callbox.tools.tool import Tool
 from callbox.values import JsonObject, json_pointer
 
@@ -36,12 +36,6 @@ may stand beside it."""
 _NODES_MAX = 2_000
 """Schemas of one tool once references are replaced: a chain that doubles n times would have 2^n."""
 
-_MAPS = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
-_LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-_SINGLE = frozenset(
-    {"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"}
-    | {"unevaluatedItems", "unevaluatedProperties"}
-)
 _SAYS = frozenset({"title", "description", "default"})
 
 
@@ -69,7 +63,7 @@ def inlined(root: JsonObject, home: JsonObject) -> JsonObject | None:
             inside |= {reference}
             found = _beside(target, {key: value for key, value in found.items() if key != "$ref"})
         kept = {key: value for key, value in found.items() if key not in ("$defs", "definitions")}
-        return _each_part(kept, lambda part, _: enter(part, inside))
+        return rebuild(kept, lambda _, part: enter(part, inside))
 
     try:
         return enter(root, frozenset())
@@ -84,29 +78,14 @@ def _beside(target: JsonObject, rest: JsonObject) -> JsonObject:
     return {**target, **rest}
 
 
-def _each_part(schema: JsonObject, change: Callable[[Any, tuple[str | int, ...]], Any]) -> JsonObject:
-    """A copy of the schema with each schema right inside it changed."""
-    out: JsonObject = {}
-    for key, value in schema.items():
-        if key in _MAPS and isinstance(value, dict):
-            out[key] = {name: change(part, (key, name)) for name, part in as_object(value).items()}
-        elif key in _LISTS and isinstance(value, list):
-            out[key] = [change(part, (key, at)) for at, part in enumerate(as_list(value))]
-        elif key in _SINGLE:
-            out[key] = change(value, (key,))
-        else:
-            out[key] = value
-    return out
-
-
 def written_json_schema(tool: Tool, root: JsonObject) -> tuple[JsonObject, list[Loss]]:
     """The schema as it is sent, and what in it Gemini does not say that it regards."""
     losses: list[Loss] = []
 
-    def lose(path: tuple[str | int, ...], keyword: str, message: str) -> None:
+    def lose(path: Path, keyword: str, message: str) -> None:
         losses.append(Loss(tool.name, json_pointer(path), keyword, message))
 
-    def write(schema: Any, path: tuple[str | int, ...]) -> Any:
+    def write(schema: Any, path: Path) -> Any:
         if not isinstance(schema, dict):
             return schema
         found = {key: value for key, value in as_object(schema).items() if key not in ("$schema", "$comment")}
@@ -125,6 +104,6 @@ def written_json_schema(tool: Tool, root: JsonObject) -> tuple[JsonObject, list[
         for key in found:
             if key not in _REGARDED and not key.startswith("x-") and key not in ("definitions", "default"):
                 lose(path, key, "Sent, but Gemini does not say that it regards it; checked by callbox alone.")
-        return _each_part(found, lambda part, step: write(part, (*path, *step)))
+        return rebuild(found, lambda step, part: write(part, (*path, *step)))
 
     return write(root, ()), losses

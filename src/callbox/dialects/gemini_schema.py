@@ -17,6 +17,7 @@ from callbox.dialects.dialect import Loss
 from callbox.dialects.gemini_json_schema import SILENT, inlined, written_json_schema
 from callbox.dialects.root import object_root
 from callbox.dialects.wire import as_list, as_object
+from callbox.tools.schema_tree import Path
 from callbox.tools.tool import Tool
 from callbox.values import JsonObject, json_pointer
 
@@ -134,7 +135,7 @@ class _Subset:
         self.obstacles += 1
         return {}, Way()
 
-    def walk(self, schema: Any, path: tuple[str | int, ...]) -> tuple[JsonObject, Way]:
+    def walk(self, schema: Any, path: Path) -> tuple[JsonObject, Way]:
         """The schema in the subset's terms, and the way back."""
         if not isinstance(schema, dict):
             return self._obstacle()
@@ -152,8 +153,8 @@ class _Subset:
             return self._values(found, as_list(values), nullable="NULL" in kinds or not kinds)
         real = [kind for kind in kinds if kind != "NULL"]
         if len(real) > 1:
-            branches: list[Any] = [{**found, "type": kind.lower()} for kind in real]
-            return self._join(found, branches, path, nullable="NULL" in kinds)
+            each: list[tuple[Any, Path]] = [({**found, "type": kind.lower()}, path) for kind in real]
+            return self._join(found, each, nullable="NULL" in kinds)
         if not real and "properties" in found:
             real = ["OBJECT"]
         if not real or real[0] not in _BOUNDS:
@@ -163,7 +164,7 @@ class _Subset:
             out["nullable"] = True
         return out, way
 
-    def _unsaid(self, found: JsonObject, path: tuple[str | int, ...]) -> None:
+    def _unsaid(self, found: JsonObject, path: Path) -> None:
         for key, value in found.items():
             if key in _SAID or key in _CONSTRAINTS or key in SILENT or key.startswith("x-"):
                 continue
@@ -175,30 +176,31 @@ class _Subset:
                 # A model held to the subset writes no undeclared properties anyway.
                 self.obstacles += 1
 
-    def _hint(self, path: tuple[str | int, ...], keyword: str, message: str) -> None:
+    def _hint(self, path: Path, keyword: str, message: str) -> None:
         loss = Loss(self._tool.name, json_pointer(path), keyword, message)
         if loss not in self.hints:
             self.hints.append(loss)
 
-    def _choose(self, found: JsonObject, choice: str, path: tuple[str | int, ...]) -> tuple[JsonObject, Way]:
+    def _choose(self, found: JsonObject, choice: str, path: Path) -> tuple[JsonObject, Way]:
         if not _only_says(found, choice):
             return self._obstacle()
-        branches = [branch for branch in as_list(found[choice]) if branch != {"type": "null"}]
-        nullable = len(branches) < len(as_list(found[choice]))
+        all_of_them = as_list(found[choice])
+        branches: list[tuple[Any, Path]] = [
+            (branch, (*path, choice, at)) for at, branch in enumerate(all_of_them) if branch != {"type": "null"}
+        ]
+        nullable = len(branches) < len(all_of_them)
         if len(branches) == 1:
-            out, way = self.walk(_within(found, choice, branches[0]), path)
+            out, way = self.walk(_within(found, choice, branches[0][0]), path)
             if nullable:
                 _allow_null(out)
             return out, way
-        return self._join(found, branches, (*path, choice), nullable=nullable)
+        return self._join(found, branches, nullable=nullable)
 
-    def _join(
-        self, found: JsonObject, branches: list[Any], path: tuple[str | int, ...], *, nullable: bool
-    ) -> tuple[JsonObject, Way]:
+    def _join(self, found: JsonObject, branches: list[tuple[Any, Path]], *, nullable: bool) -> tuple[JsonObject, Way]:
         """Alternatives. Vertex AI refuses any field beside ``anyOf``, so each says what concerns all."""
         written: list[tuple[JsonObject, Way]] = []
-        for at, branch in enumerate(branches):
-            out, way = self.walk(branch, (*path, at))
+        for branch, path in branches:
+            out, way = self.walk(branch, path)
             inner = as_list(out.get("anyOf"))
             written += zip(inner, way.branches or [way] * len(inner), strict=True) if inner else [(out, way)]
         if not written or _ambiguous(written):
@@ -233,7 +235,7 @@ class _Subset:
             out["default"] = json.dumps(out["default"])
         return out, Way({text: value for text, value in offered.items() if not isinstance(value, str)})
 
-    def _typed(self, found: JsonObject, kind: str, path: tuple[str | int, ...]) -> tuple[JsonObject, Way]:
+    def _typed(self, found: JsonObject, kind: str, path: Path) -> tuple[JsonObject, Way]:
         out: JsonObject = {"type": kind, **_said(found)}
         out |= {key: found[key] for key in _BOUNDS[kind] if key in found}
         way = Way()

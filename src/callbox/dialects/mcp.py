@@ -161,8 +161,7 @@ def _definition(tool: Tool) -> JsonObject:
     if tool.title is not None:
         item["title"] = tool.title
     item["description"] = tool.description
-    # "type": "object" is required at the root; arguments are always an object, so it takes nothing away.
-    item["inputSchema"] = {**tool.parameters, "type": "object"}
+    item["inputSchema"] = tool.parameters
     if tool.returns is not None and tool.returns.get("type") == "object":
         # Up to 2025-11-25 only an object may be structured content; other results are text alone.
         item["outputSchema"] = tool.returns
@@ -275,7 +274,6 @@ def _parse_result(found: JsonObject, calls: Mapping[str, ToolCall]) -> ToolResul
     call_id = given if isinstance(given, str) else "" if given is None else str(given)
     call = calls.get(call_id)
     own: JsonObject = dict(_vendor(call.vendor)) if call is not None else {}
-    own.pop("params", None)
     if call is None and not isinstance(given, str):
         own[_REQUEST_ID] = given
     name = call.name if call is not None else ""
