@@ -62,9 +62,12 @@ def _singular(word: str) -> str:
 
 
 def describe(tool: Tool) -> str:
-    """What is embedded of a tool: its name in words, its description, its parameters' names."""
-    parameters = ", ".join([" ".join(words(name)) for name in _members(tool.parameters, "properties")])
-    return f"{' '.join(words(tool.name))}: {tool.description} ({parameters})"
+    """What is embedded of a tool: its name in words, its description, its parameters with theirs."""
+    said = [f"{' '.join(words(tool.name))}: {tool.description}"]
+    for name, child in _members(tool.parameters, "properties").items():
+        about = cast("JsonObject", child).get("description") if isinstance(child, dict) else None
+        said.append(f"{name}: {about}" if about else name)
+    return " ".join(said)
 
 
 def _members(schema: JsonObject, keyword: str) -> JsonObject:

@@ -130,7 +130,8 @@ def test_tools_are_embedded_once() -> None:
     index.rank("one")
     index.rank("two")
     assert [len(texts) for texts in asked] == [len(TOOLS), 1, 1]
-    assert asked[0][1] == "send email: Send a message to somebody. (recipient)"
+    assert asked[0][1] == "send email: Send a message to somebody. recipient"
+    assert asked[0][4].endswith("when: Departure date")
     assert asked[0][1] == describe(TOOLS[1])
 
 
