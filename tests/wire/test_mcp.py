@@ -74,11 +74,6 @@ def test_title_and_the_schema_of_results_are_sent() -> None:
     assert "title" not in DIALECT.define([bare()])[0]
 
 
-def test_the_root_says_that_it_is_an_object() -> None:
-    schema = {"$ref": "#/$defs/A", "$defs": {"A": {"properties": {"a": {"type": "string"}}}}}
-    assert DIALECT.define([Tool("t", "Does it.", schema)])[0]["inputSchema"] == {**schema, "type": "object"}
-
-
 def test_strict_mode_is_not_to_be_had() -> None:
     strict = DIALECT.define(TOOLS, strict=True)
     assert list(strict) == list(DIALECT.define(TOOLS))
@@ -195,7 +190,7 @@ def test_calls_and_results_of_a_conversation_come_back() -> None:
         Message.assistant("", CALLS),
         Message.tool(RESULTS),
         Message.assistant("", [numbered]),
-        Message.tool([ToolResult("7", "now", "noon")]),
+        Message.tool([ToolResult("7", "now", "noon", vendor=numbered.vendor)]),
     ]
     written = DIALECT.write(said)
     for item in written:
@@ -216,6 +211,15 @@ def test_what_mcp_cannot_say_is_left_out() -> None:
     message = Message("assistant", (Text("Let me look."), foreign, other, CALLS[1]))
     written = DIALECT.write([Message.system("Be brief."), Message.user("Hi"), message])
     assert [item["method"] for item in written] == ["tools/list", "tools/call"]
+    assert DIALECT.parse(written) == said
+
+
+def test_what_mcp_cannot_say_is_left_out() -> None:
+    other = Opaque("mcp", {"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    foreign = Opaque("gemini", {"text": "secret"})
+    message = Message("assistant", (Text("Let me look."), foreign, other, CALLS[1]))
+    written = DIALECT.write([Message.system("Be brief."), Message.user("Hi"), message])
+    assert [item["method"] for item in written] == ["tools/list", "tools/call"]
     assert DIALECT.parse(written) == [Message("assistant", (other, CALLS[1]))]
     assert DIALECT.system([Message.system("Be brief.")]) is None
 
@@ -223,9 +227,9 @@ def test_what_mcp_cannot_say_is_left_out() -> None:
 def test_responses_of_somebody_else_go_back_as_they_came() -> None:
     image = {"type": "image", "data": "iVBORw0KGgo=", "mimeType": "image/png"}
     history = [
-        request(1),
-        request("b"),
-        request(3),
+        request(1, arguments={}),
+        request("b", arguments={}),
+        request(3, arguments={}),
         response(1, text("a"), image),
         {"jsonrpc": "2.0", "id": "b", "error": {"code": -32602, "message": "Unknown tool: now"}},
         response(3, text("Boom"), isError=True),
