@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 
-from callbox.calls.call import NO_VENDOR, ToolCall
+from callbox.calls.call import NO_VENDOR
 from callbox.calls.streaming import CallAssembler, CompletionScanner, OpenCall
 from callbox.ids import new_id
 from callbox.messages import CallDelta, CallReady, CallStarted, StreamEvent
@@ -16,9 +16,13 @@ class CallEvents:
 
     `CallStarted` comes once the id and the name are known. That a server sends no ids shows only in what it
     does next: there the id is made, and the call announced, when its arguments are closed or the stream ends.
+
+    Args:
+        names_in_pieces: Some servers send a name bit by bit; so it is known only when the arguments begin.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, names_in_pieces: bool = False) -> None:
+        self._names_in_pieces = names_in_pieces
         self._assembler = CallAssembler()
         self._ready: set[int] = set()
 
@@ -49,8 +53,9 @@ class CallEvents:
             vendor: What the vendor must get back with the call; added to what was there.
         """
         call = self.locate(key, call_id, name)
-        if not call_id and self._begins_another(call, name, text):
-            call = self._assembler.locate(key, new_id("call"), name)
+        if name and not call_id and call.scanner.complete and text.strip():
+            # Servers that send whole calls without ids, all under index 0 or none: a closed call gets no more.
+            call = self.locate(key, new_id("call"), name)
         if vendor:
             call.vendor = {**call.vendor, **vendor}
         return self.extend(call, text)
@@ -66,7 +71,11 @@ class CallEvents:
         if call.announced:
             if text:
                 events.append(CallDelta(call.index, text))
-        elif call.id and call.name:
+        elif call.id and call.name and (text or call.fragments or not self._names_in_pieces):
+            # In their order, whatever interleaves: a call waits only for its own arguments.
+            for earlier in self.calls[: call.index]:
+                if earlier.id and earlier.name and not earlier.announced:
+                    events += _announce(earlier)
             events += _announce(call)
         if call.announced and call.scanner.complete:
             events += self._say_ready(call)
@@ -86,11 +95,6 @@ class CallEvents:
             events = self.extend(call, "")
         return events + (self._say_ready(call) if complete and call.announced else [])
 
-    @staticmethod
-    def _begins_another(call: OpenCall, name: str, text: str) -> bool:
-        # Servers that send whole calls without ids, all under index 0 or none: a closed call gets no more.
-        return bool(name) and call.scanner.complete and (name != call.name or bool(text.strip()))
-
     def _say_ready(self, call: OpenCall) -> list[StreamEvent]:
         if call.index in self._ready:
             return []
@@ -108,10 +112,6 @@ class CallEvents:
             if complete or call.scanner.complete:
                 events += self._say_ready(call)
         return events
-
-    def finished_calls(self) -> tuple[ToolCall, ...]:
-        """All calls as they stand, their arguments still text."""
-        return tuple(call.as_call() for call in self.calls)
 
 
 def _announce(call: OpenCall) -> list[StreamEvent]:

@@ -102,8 +102,7 @@ class OpenAIChat:
         for message in messages:
             if message.role == "tool":
                 out += [
-                    _write_result(result, written_id(result.call_id, _CALL_ID_CHARS_MAX))
-                    for result in message.results
+                    _write_result(result, written_id(result.call_id, _CALL_ID_CHARS_MAX)) for result in message.results
                 ]
             elif message.role == "assistant":
                 out.append(_write_assistant(message))
@@ -240,11 +239,7 @@ def _parse_part(part: Part) -> Part:
 
 def _parse_result(found: JsonObject, calls: Mapping[str, ToolCall]) -> ToolResult:
     content = found.get("content")
-    text = (
-        content
-        if isinstance(content, str)
-        else "".join(as_text(part.get("text")) for part in as_objects(content))
-    )
+    text = content if isinstance(content, str) else "".join(as_text(part.get("text")) for part in as_objects(content))
     name = as_text(found.get("name"))
     if found.get("role") == "function":
         # The legacy wire pairs by name, and there is one call in a turn.

@@ -30,7 +30,7 @@ class OpenAIChatReader:
     """
 
     def __init__(self) -> None:
-        self._calls = CallEvents()
+        self._calls = CallEvents(names_in_pieces=True)
         self._opaque: dict[Any, JsonObject] = {}
         self._order: list[int | JsonObject] = []
         # Texts grow in lists: adding strings up would copy a long answer once per chunk.

@@ -105,9 +105,7 @@ class OpenAIResponses:
                 run.append(item)
                 continue
             if run:
-                parts = tuple(
-                    parsed_call(part) if isinstance(part, ToolCall) else part for part in read_items(run)
-                )
+                parts = tuple(parsed_call(part) if isinstance(part, ToolCall) else part for part in read_items(run))
                 out.append(Message("assistant", parts))
                 calls.update({call.id: call for call in out[-1].calls})
                 run = []
@@ -132,9 +130,7 @@ def _is_output(item: JsonObject) -> bool:
 
 
 def _goes_back(part: Part) -> bool:
-    return isinstance(part, ToolResult) or (
-        isinstance(part, Opaque) and part.dialect == NAME and "item" in part.data
-    )
+    return isinstance(part, ToolResult) or (isinstance(part, Opaque) and part.dialect == NAME and "item" in part.data)
 
 
 def _write_tool_part(part: Part) -> JsonObject:

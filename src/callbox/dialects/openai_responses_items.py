@@ -41,7 +41,7 @@ def read_items(items: Iterable[JsonObject]) -> list[Part]:
         if kind == "function_call":
             parts.append(_read_call(item, after))
         elif kind == "reasoning":
-            parts.append(_read_reasoning(item))
+            parts += _read_reasoning(item)
             after = as_text(item.get("id")) or after
         elif kind == "message" or (kind is None and "content" in item):
             parts += _read_message(item, after)
@@ -60,13 +60,15 @@ def _read_call(item: JsonObject, after: str | None) -> ToolCall:
     )
 
 
-def _read_reasoning(item: JsonObject) -> Reasoning:
+def _read_reasoning(item: JsonObject) -> list[Part]:
     texts = [*as_objects(item.get("summary")), *as_objects(item.get("content"))]
     text = "\n\n".join(as_text(piece.get("text")) for piece in texts)
     # An SDK's dump says "status": null, and the API refuses just that.
     item = {key: value for key, value in item.items() if key != "status" or value is not None}
     # Without its id it is what was left of a stream that was cut, and cannot go back.
-    return Reasoning(text, _vendor(item=item)) if item.get("id") else Reasoning(text)
+    if item.get("id"):
+        return [Reasoning(text, _vendor(item=item))]
+    return [Reasoning(text)] if text else []
 
 
 def _read_message(item: JsonObject, after: str | None) -> list[Part]:
@@ -101,15 +103,11 @@ def _vendor(**found: JsonValue) -> Mapping[str, JsonValue]:
 
 def write_items(parts: Sequence[Part]) -> list[JsonObject]:
     """What a model put out, as input items for the next request."""
-    known = {
-        as_text(as_object(_own(part).get("item")).get("id")) for part in parts if isinstance(part, Reasoning)
-    }
+    known = {as_text(as_object(_own(part).get("item")).get("id")) for part in parts if isinstance(part, Reasoning)}
     items: list[JsonObject] = []
     message: JsonObject | None = None
     for part in parts:
-        if isinstance(part, Text) or (
-            isinstance(part, Opaque) and part.dialect == NAME and "part" in part.data
-        ):
+        if isinstance(part, Text) or (isinstance(part, Opaque) and part.dialect == NAME and "part" in part.data):
             message = _write_part(items, message, part, known)
             continue
         message = None
@@ -143,9 +141,7 @@ def _write_call(call: ToolCall, known: set[str]) -> JsonObject:
     }
 
 
-def _write_part(
-    items: list[JsonObject], message: JsonObject | None, part: Part, known: set[str]
-) -> JsonObject | None:
+def _write_part(items: list[JsonObject], message: JsonObject | None, part: Part, known: set[str]) -> JsonObject | None:
     """Write one part of a message; returns the message item that the next part may belong to."""
     own = _own(part)
     meta = as_object(own.get("message"))

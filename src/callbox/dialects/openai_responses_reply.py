@@ -25,9 +25,7 @@ def read_response(response: JsonObject) -> Reply:
         return Reply(Message("assistant", ()), "unknown", NO_USAGE, model)
     items = as_objects(output)
     parts = read_items(items)
-    refusal = "".join(
-        as_text(piece.get("refusal")) for item in items for piece in as_objects(item.get("content"))
-    )
+    refusal = "".join(as_text(piece.get("refusal")) for item in items for piece in as_objects(item.get("content")))
     has_calls = any(isinstance(part, ToolCall) for part in parts)
     return Reply(
         Message("assistant", tuple(parts)),
