@@ -1,6 +1,5 @@
 """callbox: `Agent` with the scripted provider; every stage of the gate is passed."""
 
-import asyncio
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -24,7 +23,7 @@ async def get_weather(
     return {"city": city, "days": days, "unit": unit, "degrees": 14}
 
 
-def run(turns: int, parallel: int) -> int:
+async def run(turns: int, parallel: int) -> int:
     turn = 0
 
     def model(messages: object) -> object:
@@ -34,7 +33,7 @@ def run(turns: int, parallel: int) -> int:
             return ANSWER
         return [{"call": NAME, "arguments": arguments(turn, index)} for index in range(parallel)]
 
-    result = asyncio.run(Agent(Scripted(model), [get_weather]).run(QUESTION))
+    result = await Agent(Scripted(model), [get_weather]).run(QUESTION)
     return sum(not one.is_error for one in result.results)
 
 

@@ -1,6 +1,5 @@
 """langgraph: the prebuilt agent with a chat model of our own, no checkpointer."""
 
-import asyncio
 import warnings
 from typing import Annotated, Any, Literal
 
@@ -47,7 +46,7 @@ class Replay(BaseChatModel):
         return self._generate(messages)
 
 
-def run(turns: int, parallel: int) -> int:
+async def run(turns: int, parallel: int) -> int:
     answered = 0
 
     @tool
@@ -62,7 +61,7 @@ def run(turns: int, parallel: int) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         agent = create_react_agent(Replay(turns=turns, parallel=parallel), [get_weather])
-    asyncio.run(agent.ainvoke({"messages": [("user", QUESTION)]}, {"recursion_limit": 10 * turns + 50}))
+    await agent.ainvoke({"messages": [("user", QUESTION)]}, {"recursion_limit": 10 * turns + 50})
     return answered
 
 

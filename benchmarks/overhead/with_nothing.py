@@ -27,7 +27,7 @@ async def answer(call: dict[str, object]) -> dict[str, object]:
     return {"role": "tool", "tool_call_id": call["id"], "content": json.dumps(content)}
 
 
-async def loop(turns: int, parallel: int) -> int:
+async def run(turns: int, parallel: int) -> int:
     messages: list[dict[str, object]] = [{"role": "user", "content": QUESTION}]
     answered = 0
     for turn in range(1, turns + 2):
@@ -47,10 +47,6 @@ async def loop(turns: int, parallel: int) -> int:
         answered += sum('"error"' not in result["content"] for result in results)
         messages.extend(results)
     return answered
-
-
-def run(turns: int, parallel: int) -> int:
-    return asyncio.run(loop(turns, parallel))
 
 
 if __name__ == "__main__":

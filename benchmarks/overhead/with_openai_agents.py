@@ -1,6 +1,5 @@
 """openai-agents: `Runner` with a `Model` of our own, tracing switched off."""
 
-import asyncio
 from typing import Annotated, Literal
 
 from agents import Agent, Model, ModelResponse, RunConfig, Runner, Usage, function_tool
@@ -41,7 +40,7 @@ class Replay(Model):
         raise NotImplementedError
 
 
-def run(turns: int, parallel: int) -> int:
+async def run(turns: int, parallel: int) -> int:
     answered = 0
 
     @function_tool
@@ -55,7 +54,7 @@ def run(turns: int, parallel: int) -> int:
 
     agent = Agent(name="a", model=Replay(turns, parallel), tools=[get_weather])
     config = RunConfig(tracing_disabled=True)
-    asyncio.run(Runner.run(agent, QUESTION, max_turns=turns + 2, run_config=config))
+    await Runner.run(agent, QUESTION, max_turns=turns + 2, run_config=config)
     return answered
 
 

@@ -1,6 +1,5 @@
 """pydantic-ai: `Agent` with its own `FunctionModel`."""
 
-import asyncio
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -11,7 +10,7 @@ from pydantic_ai.usage import UsageLimits
 from workload import ANSWER, NAME, QUESTION, arguments, main
 
 
-def run(turns: int, parallel: int) -> int:
+async def run(turns: int, parallel: int) -> int:
     turn = answered = 0
 
     def model(messages: object, info: object) -> ModelResponse:
@@ -37,7 +36,7 @@ def run(turns: int, parallel: int) -> int:
         answered += 1
         return {"city": city, "days": days, "unit": unit, "degrees": 14}
 
-    asyncio.run(agent.run(QUESTION, usage_limits=UsageLimits(request_limit=None)))
+    await agent.run(QUESTION, usage_limits=UsageLimits(request_limit=None))
     return answered
 
 
