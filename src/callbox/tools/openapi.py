@@ -60,7 +60,7 @@ class _Operation:
         stated = self.data.get("operationId")
         if isinstance(stated, str) and stated:
             return sanitize_name(stated)
-        return sanitize_name(f"{self.method}_{self.path}".replace("{", "").replace("}", ""))
+        return sanitize_name(self.method + self.path.replace("{", "").replace("}", ""))
 
     @property
     def description(self) -> str:
@@ -86,10 +86,11 @@ def openapi_tools(document: JsonObject | str, **options: Unpack[OpenApiOptions])
     tools: list[Tool] = []
     taken: set[str] = set()
     for operation in _operations(found):
+        # Names are given before the choice, so that a tool keeps its name whatever else is chosen.
         name = _unique(operation.name, taken)
+        taken.add(name)
         if not _is_wanted(operation, name, options):
             continue
-        taken.add(name)
         try:
             tools.append(_tool(found, operation, name, base_url, security, options))
         except DefinitionError as error:
@@ -209,7 +210,8 @@ def _unique(name: str, taken: set[str]) -> str:
 
 
 def _is_wanted(operation: _Operation, name: str, options: OpenApiOptions) -> bool:
-    stated = str(operation.data.get("operationId") or name)
+    # A document may use an operationId twice; then only the tools' own names tell the operations apart.
+    stated = str(operation.data.get("operationId") or name) if operation.name == name else name
 
     def matches(patterns: Collection[str]) -> bool:
         every = (patterns,) if isinstance(patterns, str) else patterns

@@ -125,6 +125,15 @@ class Tool:
                 f"Tool {self.name!r}: unknown effect {self.effect!r}.",
                 hint='Use "read", "write", "destructive" or "egress".',
             )
+        for option, is_wrong, least in (
+            ("timeout_s", self.timeout_s is not None and self.timeout_s <= 0, "more than 0"),
+            ("concurrency", self.concurrency is not None and self.concurrency < 1, "1 or more"),
+            ("retries", self.retries < 0, "0 or more"),
+        ):
+            if is_wrong:
+                raise DefinitionError(
+                    f"Tool {self.name!r}: {option} is too small.", hint=f"Use {least}, or leave it out."
+                )
         if self.retries and not (self.idempotent or self.effect == "read"):
             raise DefinitionError(
                 f"Tool {self.name!r} allows retries, but a second run might do its work twice.",

@@ -97,7 +97,10 @@ def test_a_cycle_that_consumes_nothing_is_refused(schema: dict[str, Any]):
         of(a={"type": "array", "items": {"$ref": "#/properties/a"}}),
         {**of(a={"$ref": "#/$defs/t"}), "$defs": {"t": of(left={"$ref": "#/$defs/t"}, right={"$ref": "#/$defs/t"})}},
         {**of(), "additionalProperties": {"$ref": "#"}},
-        {**of(a={"$ref": "#t"}), "$defs": {"t": {"$anchor": "t", "anyOf": [{"type": "null"}, {"items": {"$ref": "#t"}}]}}},
+        {
+            **of(a={"$ref": "#t"}),
+            "$defs": {"t": {"$anchor": "t", "anyOf": [{"type": "null"}, {"items": {"$ref": "#t"}}]}},
+        },
         {**of(a={"allOf": [{"$ref": "#/$defs/x"}, {"$ref": "#/$defs/x"}]}), "$defs": {"x": True}},
     ],
 )
@@ -211,15 +214,17 @@ def test_a_tool_carries_its_validator_and_refuses_a_wrong_schema():
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(
-        st.sampled_from(
-            ["type", "properties", "$ref", "allOf", "anyOf", "items", "$defs", "a", "not", "if", "then", "enum"]
-            + ["pattern", "required", "additionalProperties", "$id", "$anchor", "const", "minimum", "$dynamicRef"]
-        ),
-        inner
-        | st.sampled_from(["object", "#", "#/$defs/a", "#/properties/a", "#a", "a", "(?=x)", "x+", "#/allOf/0"]),
-        max_size=5,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "properties", "$ref", "allOf", "anyOf", "items", "$defs", "a", "not", "if", "then", "enum"]
+                + ["pattern", "required", "additionalProperties", "$id", "$anchor", "const", "minimum", "$dynamicRef"]
+            ),
+            inner
+            | st.sampled_from(["object", "#", "#/$defs/a", "#/properties/a", "#a", "a", "(?=x)", "x+", "#/allOf/0"]),
+            max_size=5,
+        )
     ),
     max_leaves=25,
 )
