@@ -169,12 +169,8 @@ class _Answer:
         content = camel(candidate.get("content"))
         return [part_object(item) for item in as_list(content.get("parts"))]
 
-    @property
-    def ended(self) -> bool:
-        """The vendor said that the answer is over."""
-        return bool(self._reason)
-
     def reply(self, parts: list[Part]) -> Reply:
+        """All that was noted, with the parts."""
         message = Message("assistant", tuple(parts))
         finish = _FINISH.get(self._reason, "unknown")
         refusal = None
