@@ -273,8 +273,6 @@ class HostedProvider(ABC):
         try:
             async with scope:
                 return await awaitable
-        except (ProviderError, ConfigurationError):
-            raise
         except Exception as exception:
             error = self._typed(exception, expired=scope.expired())
             if error is None:

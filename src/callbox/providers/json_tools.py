@@ -273,19 +273,10 @@ def _said(message: Message) -> Message:
 
 
 def _joined(parts: list[Part]) -> list[Part]:
-    out: list[Part] = []
-    texts: list[str] = []
-    for part in parts:
-        if isinstance(part, Text):
-            texts.append(part.text)
-            continue
-        if texts:
-            out.append(Text("".join(texts)))
-            texts = []
-        out.append(part)
-    if texts:
-        out.append(Text("".join(texts)))
-    return out
+    """What was called, then what was said, in one piece: nothing is ever said before a call."""
+    text = "".join(part.text for part in parts if isinstance(part, Text))
+    calls: list[Part] = [part for part in parts if not isinstance(part, Text)]
+    return [*calls, Text(text)] if text else calls
 
 
 def _decoded(raw: str) -> str:

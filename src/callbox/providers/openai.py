@@ -293,9 +293,6 @@ class OpenAIResponses(_OverOpenAI):
 
     def _body(self, request: Request) -> JsonObject:
         body: JsonObject = {"model": self._model, "input": self._conversations.write(request.messages)}
-        system = self._speaks.system(request.messages)
-        if system is not None:
-            body["instructions"] = system
         if self._store is not None:
             body["store"] = self._store
         if self._include:

@@ -401,6 +401,38 @@ async def test_extra_parameters_reach_the_vendor_as_they_are(make: Make, kind: s
         assert seen.headers["x-trace"] == "t1"
 
 
+async def test_a_reply_that_was_said_in_full_survives_a_bad_goodbye(make: Make, kind: str) -> None:
+    # OpenAI sends [DONE] after the event that completes a reply; the others end with that event.
+    say = Say("It was a dark night.")
+    after = {"openai": 9, "openai-responses": 99, "anthropic": 99, "gemini": 99}[kind]
+    model, _ = make(Cut(say, after))
+    assert await ask(model, stream=True) == say.text
+
+
+async def test_a_failed_response_in_a_stream_is_typed() -> None:
+    event = (
+        b'event: response.failed\ndata: {"type": "response.failed", "response": {"status": "failed", '
+        b'"error": {"code": "rate_limit_exceeded", "message": "Too fast."}}}\n\n'
+    )
+    once = Options(retry=RetryPolicy(attempts_max=1))
+    with VendorServer(Garbage(event)) as server:
+        model = provider("openai-responses:m", api_key="test-key", base_url=f"{server.url}/v1", options=once)
+        with pytest.raises(errors.ProviderRateLimited, match="Too fast"):
+            await ask(model, stream=True)  # type: ignore[arg-type]
+
+
+@WHOLE_AND_STREAMED
+async def test_a_bug_is_not_dressed_up_as_the_vendors_failure(stream: bool) -> None:
+    class Broken:
+        @property
+        def chat(self) -> Any:
+            raise LookupError("a bug in a client of one's own")
+
+    model = provider("openai:m", client=Broken())
+    with pytest.raises(LookupError):
+        await ask(model, stream=stream)  # type: ignore[arg-type]
+
+
 def test_a_model_without_a_name_is_refused() -> None:
     from callbox.providers.openai import OpenAIChat
 

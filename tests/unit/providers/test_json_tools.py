@@ -147,7 +147,7 @@ def test_what_is_no_text_stays_in_the_reply() -> None:
 
 
 def test_events_say_what_the_reply_holds() -> None:
-    events = streamed('{"to', 'ol": "add", "argu', 'ments": {"a"', ": 1}", "}")
+    events = streamed('{"to', 'ol": "add", "argu', 'ments": {"a"', "", ": 1}", "}")
     started, first, second, ready, finished = events
     assert isinstance(started, CallStarted)
     assert (first, second) == (CallDelta(0, '{"a"'), CallDelta(0, ": 1}"))

@@ -105,7 +105,8 @@ def test_equal_is_not_the_same() -> None:
 def test_joined_turns_are_joined_at_the_seam_too(name: str, tail: list[Message]) -> None:
     write = find_dialect(name).write
     cache = ConversationCache(write)
-    for start in ([Message.user("Go.")], [Message.user("Go."), Message.assistant("Yes."), Message.user(" ")]):
+    silent = Message.user(" ")
+    for start in ([Message.user("Go.")], [Message.user("Go."), Message.assistant("Yes."), silent], [silent]):
         cache.write(start)
         messages = [*start, *tail]
         assert cache.write(messages) == write(messages)

@@ -151,6 +151,13 @@ def test_the_prompt_cache_is_marked_at_three_places() -> None:
     assert "cache_control" in sent["messages"][-1]["content"][-1]
 
 
+def test_thoughts_take_no_mark() -> None:
+    from callbox.providers.anthropic import cached
+
+    messages = [{"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"}]}]
+    assert cached({"messages": messages}) == {"messages": messages}
+
+
 def test_nothing_is_marked_where_nothing_is() -> None:
     model = provider("anthropic:m", api_key="k", cache=True)
     assert isinstance(model, HostedProvider)

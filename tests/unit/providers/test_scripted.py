@@ -12,6 +12,7 @@ from callbox.messages import (
     CallStarted,
     Finished,
     Message,
+    Opaque,
     Reasoning,
     ReasoningDelta,
     Reply,
@@ -108,7 +109,7 @@ async def test_streams_come_in_pieces_of_the_size_asked_for() -> None:
 
 
 async def test_a_reply_is_said_as_it_is() -> None:
-    content = (Reasoning("hm"), ToolCall("1", "f", "{}"))
+    content = (Reasoning("hm"), Opaque("openai", {"a": 1}), ToolCall("1", "f", "{}"))
     reply = Reply(Message("assistant", content), "refusal", Usage(1, 2), "m", "No.")
     model = Scripted([reply, reply, ToolCall("9", "g")])
     assert await model.complete(ASK) is reply
