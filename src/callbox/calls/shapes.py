@@ -181,7 +181,7 @@ class Document:
         branches = self.branches(place)
         if depth and branches[0] is not place:
             fitting = [branch for branch in branches if self.kinds(branch) & shape.kinds]
-            return either(self._describe(branch, depth - 1) for branch in fitting or branches)
+            return self._either(fitting or branches, depth - 1)
         if shape.kinds == ALL_KINDS:
             return "any value" if not shape.properties else "object"
         merged: JsonObject = {}
@@ -198,7 +198,13 @@ class Document:
 
     def describe_any(self, places: list[Place]) -> str:
         """Alternatives in a few words."""
-        return cut(either(self._describe(place, _DESCRIBED_DEPTH_MAX - 1) for place in places))
+        return cut(self._either(places, _DESCRIBED_DEPTH_MAX))
+
+    def _either(self, places: list[Place], depth: int) -> str:
+        lists = [self.shape(place).options for place in places]
+        if len(lists) > 1 and all(lists):
+            return one_of([option for options in lists for option in options or ()])
+        return either(self._describe(place, depth) for place in places)
 
     def name_of(self, place: Place) -> str:
         """What an alternative is called: its title, its definition's name, or its description."""

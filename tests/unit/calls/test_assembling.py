@@ -23,9 +23,7 @@ def assembled(*pieces: Piece) -> list[tuple[str, str, str]]:
 
 
 def test_pieces_of_one_call_are_joined_by_their_index() -> None:
-    assert assembled((0, "a", "f", ""), (0, None, None, '{"x"'), (0, None, None, ":1}")) == [
-        ("a", "f", '{"x":1}')
-    ]
+    assert assembled((0, "a", "f", ""), (0, None, None, '{"x"'), (0, None, None, ":1}")) == [("a", "f", '{"x":1}')]
 
 
 def test_parallel_calls_may_be_interleaved() -> None:
@@ -44,9 +42,7 @@ def test_indexes_may_come_in_any_order_and_skip() -> None:
 
 
 def test_calls_that_share_an_index_are_told_apart_by_their_ids() -> None:
-    assert assembled(
-        (0, "a", "f", '{"x":'), (0, "b", "g", '{"y":'), (0, "a", None, "1}"), (0, "b", None, "2}")
-    ) == [
+    assert assembled((0, "a", "f", '{"x":'), (0, "b", "g", '{"y":'), (0, "a", None, "1}"), (0, "b", None, "2}")) == [
         ("a", "f", '{"x":1}'),
         ("b", "g", '{"y":2}'),
     ]
@@ -62,9 +58,7 @@ def test_without_indexes_pieces_belong_to_the_call_begun_last() -> None:
 
 
 def test_without_indexes_ids_tell_interleaved_calls_apart() -> None:
-    assert assembled(
-        (None, "a", "f", "{"), (None, "b", "g", "{"), (None, "a", None, "}"), (None, "b", None, "}")
-    ) == [
+    assert assembled((None, "a", "f", "{"), (None, "b", "g", "{"), (None, "a", None, "}"), (None, "b", None, "}")) == [
         ("a", "f", "{}"),
         ("b", "g", "{}"),
     ]
@@ -89,15 +83,11 @@ def test_an_index_may_come_late() -> None:
 
 
 def test_an_index_that_changes_with_every_piece_does_not_tear_a_call_apart() -> None:
-    assert assembled((0, "a", "f", "{"), (1, "a", None, '"x":1'), (2, "a", None, "}")) == [
-        ("a", "f", '{"x":1}')
-    ]
+    assert assembled((0, "a", "f", "{"), (1, "a", None, '"x":1'), (2, "a", None, "}")) == [("a", "f", '{"x":1}')]
 
 
 def test_a_server_that_makes_up_an_id_for_every_piece_is_read_by_index() -> None:
-    assert assembled(
-        (0, "a", "f", "{"), (0, "b", None, '"x"'), (0, "c", None, ":1}"), (1, "d", "g", "{}")
-    ) == [
+    assert assembled((0, "a", "f", "{"), (0, "b", None, '"x"'), (0, "c", None, ":1}"), (1, "d", "g", "{}")) == [
         ("a", "f", '{"x":1}'),
         ("d", "g", "{}"),
     ]
@@ -108,15 +98,14 @@ def test_a_new_id_after_a_closed_call_is_a_new_call_even_without_a_name() -> Non
 
 
 def test_a_server_that_gives_all_calls_one_id_is_read_by_index() -> None:
-    assert assembled(
-        (0, "call", "f", "{"), (1, "call", "g", "{"), (0, "call", None, "}"), (1, "call", None, "}")
-    ) == [("call", "f", "{}"), ("call", "g", "{}")]
+    assert assembled((0, "call", "f", "{"), (1, "call", "g", "{"), (0, "call", None, "}"), (1, "call", None, "}")) == [
+        ("call", "f", "{}"),
+        ("call", "g", "{}"),
+    ]
 
 
 def test_a_late_id_that_another_call_has_stays_with_its_index() -> None:
-    assert assembled(
-        (0, "call", "f", "{"), (1, None, "g", "{"), (1, "call", None, "}"), (0, None, None, "}")
-    ) == [
+    assert assembled((0, "call", "f", "{"), (1, None, "g", "{"), (1, "call", None, "}"), (0, None, None, "}")) == [
         ("call", "f", "{}"),
         ("call", "g", "{}"),
     ]
@@ -181,9 +170,7 @@ def test_an_open_call_is_a_call_whose_arguments_are_text() -> None:
         ("]", False),
     ],
 )
-def test_a_value_is_complete_when_its_brackets_are_closed_and_nothing_else_is_there(
-    text: str, complete: bool
-) -> None:
+def test_a_value_is_complete_when_its_brackets_are_closed_and_nothing_else_is_there(text: str, complete: bool) -> None:
     whole = CompletionScanner()
     assert whole.feed(text) is complete
     single = CompletionScanner()

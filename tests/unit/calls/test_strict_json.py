@@ -92,9 +92,7 @@ def test_whole_numbers_of_any_size_are_exact() -> None:
         ("get_weather(city='P')", "syntax", 0),
     ],
 )
-def test_what_two_readers_could_read_differently_is_refused(
-    text: str, kind: str, position: int | None
-) -> None:
+def test_what_two_readers_could_read_differently_is_refused(text: str, kind: str, position: int | None) -> None:
     error = refused(text)
     assert error.kind == kind
     assert error.suggestion
@@ -168,9 +166,7 @@ def test_the_number_of_values_is_exact() -> None:
     assert refused(many, arguments_bytes_max=100_000_000).kind == "too_many_values"
 
 
-@pytest.mark.parametrize(
-    ("text", "fits"), [("x" * 8, True), ("x" * 9, False), ("é" * 4, True), ("é" * 5, False)]
-)
+@pytest.mark.parametrize(("text", "fits"), [("x" * 8, True), ("x" * 9, False), ("é" * 4, True), ("é" * 5, False)])
 def test_size_is_counted_in_utf8_bytes(text: str, fits: bool) -> None:
     limits = replace(DEFAULT_LIMITS, arguments_bytes_max=10)
     if fits:
