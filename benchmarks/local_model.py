@@ -70,7 +70,7 @@ class Score:
     called: int = 0
     valid: int = 0
     right: int = 0
-    seconds: float = 0.0
+    cpu_s: float = 0.0
     wrong: list[str] = field(default_factory=list[str])
 
 
@@ -100,9 +100,9 @@ async def measure(model: Local, cases: Sequence[Case], progress: Progress, title
     score = Score()
     task = progress.add_task(title, total=len(cases))
     for case in cases:
-        begun = time.perf_counter()
+        begun = time.process_time()
         calls = await ask(model, case)
-        score.seconds += time.perf_counter() - begun
+        score.cpu_s += time.process_time() - begun
         score.asked += 1
         score.called += bool(calls)
         score.valid += bool(calls) and all(call.error is None for call in calls)
@@ -118,7 +118,7 @@ async def measure(model: Local, cases: Sequence[Case], progress: Progress, title
 def report(console: Console, scores: dict[tuple[str, bool], Score]) -> None:
     """The table, as it is."""
     table = Table(title="SmolLM2-135M-Instruct (Q4_1), one thread, temperature 0")
-    for title in ("set", "constrained", "questions", "made calls", "schema-valid", "right", "s per question"):
+    for title in ("set", "constrained", "questions", "made calls", "schema-valid", "right", "CPU s per question"):
         table.add_column(title, justify="left" if title == "set" else "right")
     for (name, constrained), score in scores.items():
         table.add_row(
@@ -128,7 +128,7 @@ def report(console: Console, scores: dict[tuple[str, bool], Score]) -> None:
             str(score.called),
             _share(score.valid, score.called),
             _share(score.right, score.asked),
-            f"{score.seconds / score.asked:.1f}",
+            f"{score.cpu_s / score.asked:.1f}",
         )
     console.print(table)
 
@@ -144,7 +144,7 @@ def total(scores: Sequence[Score]) -> Score:
         sum(score.called for score in scores),
         sum(score.valid for score in scores),
         sum(score.right for score in scores),
-        sum(score.seconds for score in scores),
+        sum(score.cpu_s for score in scores),
     )
 
 
@@ -162,7 +162,9 @@ async def main() -> None:
         for name in options.sets:
             cases = cases_of(name, 20 if name == "quickstart" else options.per_category)
             for mode, model in models.items():
-                scores[name, mode == "constrained"] = await measure(model, cases, progress, f"{name}, {mode}")
+                score = await measure(model, cases, progress, f"{name}, {mode}")
+                scores[name, mode == "constrained"] = score
+                progress.console.print(f"{name}, {mode}: {score.right} of {score.asked} right")
     for constrained in (mode == "constrained" for mode in models):
         parts = [score for (name, how), score in scores.items() if name in CATEGORIES and how == constrained]
         if len(parts) > 1:
