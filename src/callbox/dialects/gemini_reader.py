@@ -96,7 +96,7 @@ def read_part(part: JsonObject) -> Part | None:
     if isinstance(text := part.get("text"), str):
         besides = _besides(part, "text", "thought")
         if part.get("thought") is True:
-            return Reasoning(text, {NAME: besides})
+            return Reasoning(text, {NAME: besides}) if text or besides else None
         # Signatures come on empty texts, too, and must go back in the very part that they came in.
         return Text(text, {NAME: besides} if besides else NO_VENDOR) if text or besides else None
     if len(part) == 1 and (media := _read_media(part)) is not None:
