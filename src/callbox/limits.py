@@ -11,7 +11,8 @@ class Limits:
 
     Attributes:
         arguments_bytes_max: UTF-8 size of one call's arguments.
-        arguments_depth_max: Nesting of one call's arguments (an object in an object is 2).
+        arguments_depth_max: Nesting of one call's arguments (an object in an object is 2); never more than 200,
+            which is what the validator below can take.
         arguments_values_max: Members and items in one call's arguments, all levels together.
         number_digits_max: Digits of one number; Python's own quadratic conversion starts to hurt at 4,300.
         problems_max: Problems reported for one call; the rest are counted.
