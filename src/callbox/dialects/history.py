@@ -41,9 +41,8 @@ def written_arguments(call: ToolCall) -> str:
     """A call's arguments for a history: bit for bit as the model wrote them: prompt caches stay warm."""
     if call.raw is not None and call.raw.strip():
         return encodable(call.raw)
-    if isinstance(call.arguments, str) and call.arguments.strip():
-        return encodable(call.arguments)
-    return encodable(arguments_text(call.arguments or {}))
+    text = arguments_text(call.arguments)
+    return encodable(text) if text.strip() else "{}"
 
 
 def written_id(call_id: str, chars_max: int) -> str:

@@ -44,17 +44,13 @@ def shape(tool: Tool, *, strict: bool) -> Shape:
     root, losses = object_root(tool)
     if not strict:
         return Shape(_tolerated(root), strict=False, losses=tuple(losses))
-    reasons = list(losses)
-    try:
-        rewritten = StrictSchema(tool, root)
-        if not rewritten.reasons and not losses:
-            tell_unions_apart(rewritten)
-            check_limits(rewritten)
-        reasons += rewritten.reasons
-        if not reasons:
-            return Shape(rewritten.schema, strict=True, losses=tuple(rewritten.dropped))
-    except RecursionError:
-        reasons.append(Loss(tool.name, "", "$ref", "Strict mode does not take references that never end."))
+    rewritten = StrictSchema(tool, root)
+    if not rewritten.reasons and not losses:
+        tell_unions_apart(rewritten)
+        check_limits(rewritten)
+    reasons = [*losses, *rewritten.reasons]
+    if not reasons:
+        return Shape(rewritten.schema, strict=True, losses=tuple(rewritten.dropped))
     named = ", ".join(f"{reason.keyword} at {reason.path or '/'}" for reason in reasons)
     refused = Loss(tool.name, "", "strict", f"Sent without strict mode, which cannot say {named}.")
     return Shape(_tolerated(root), strict=False, losses=(refused, *reasons))
