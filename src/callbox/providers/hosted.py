@@ -226,7 +226,8 @@ class HostedProvider(ABC):
         return wire, timeout_s, asyncio.get_running_loop().time() + timeout_s
 
     async def _ask(self, request: Request, wire: Wire, deadline: float) -> Reply:
-        answer = await self._guard(self._send(self._client(), wire, self._remaining(deadline)), deadline)
+        client = await self._client()
+        answer = await self._guard(self._send(client, wire, self._remaining(deadline)), deadline)
         refused = self._refused(answer)
         if refused is not None:
             raise self._error(refused)
@@ -237,7 +238,8 @@ class HostedProvider(ABC):
 
     async def _open(self, request: Request, wire: Wire, deadline: float) -> _OpenStream:
         """Open a stream and read the first thing that it says: what fails before that can be retried."""
-        source = await self._guard(self._stream(self._client(), wire, self._remaining(deadline)), deadline)
+        client = await self._client()
+        source = await self._guard(self._stream(client, wire, self._remaining(deadline)), deadline)
         stream = _OpenStream(source, aiter(source), self._reader(request))
         try:
             while not stream.events and not stream.ended:
@@ -311,13 +313,17 @@ class HostedProvider(ABC):
                 ]
         return found
 
-    def _client(self) -> Any:
+    async def _client(self) -> Any:
         if self._given is not None:
             return self._given
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
-            client = self._clients[loop] = self._connect()
+            # In a thread: importing an SDK can take seconds, which is too long for all other tasks to stand still.
+            made = await asyncio.to_thread(self._connect)
+            client = self._clients.setdefault(loop, made)
+            if client is not made:
+                await self._close_client(made)
         return client
 
     @staticmethod

@@ -229,8 +229,7 @@ async def test_an_error_inside_a_stream_is_typed(make: Make, kind: str) -> None:
 @WHOLE_AND_STREAMED
 async def test_a_request_ends_at_its_time(make: Make, stream: bool) -> None:
     model, server = make(Hang(), attempts=4)
-    client = model._client()  # loading an SDK takes longer than this test's patience
-    assert client is not None
+    assert await model._client()  # loading an SDK takes longer than this test's patience
     request = Request(messages=ASK.messages, timeout_s=0.5)
     with pytest.raises(errors.ProviderUnavailable):
         await ask(model, request, stream=stream)
@@ -241,7 +240,7 @@ async def test_a_request_ends_at_its_time(make: Make, stream: bool) -> None:
 async def test_a_stream_that_falls_silent_ends_at_its_time(make: Make, kind: str) -> None:
     after = {"openai": 4, "openai-responses": 7, "anthropic": 6, "gemini": 3}[kind]
     model, server = make(Hang(Say("It was a dark and stormy night."), after))
-    assert model._client() is not None
+    assert await model._client()
     request = Request(messages=ASK.messages, timeout_s=0.7)
     with pytest.raises(errors.ProviderUnavailable):
         await ask(model, request, stream=True)
@@ -368,6 +367,16 @@ async def test_without_the_package_the_extra_is_named(kind: str, monkeypatch: py
     model = provider(f"{kind}:m", api_key="k")
     with pytest.raises(errors.ConfigurationError, match=rf'pip install "callbox\[{extra}\]"'):
         await ask(model)  # type: ignore[arg-type]
+
+
+async def test_requests_that_come_first_together_share_one_client(make: Make) -> None:
+    model, server = make(Say("one"), Say("two"))
+    first, second = await asyncio.gather(model._client(), model._client())
+    assert first is second
+    replies = await asyncio.gather(model.complete(ASK), model.complete(ASK))
+    await model.aclose()
+    assert {reply.message.text for reply in replies} == {"one", "two"}
+    assert len(server.requests) == 2
 
 
 async def test_a_client_of_ones_own_is_used_and_left_open() -> None:
