@@ -3,8 +3,9 @@ read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from operator import add
+from typing import TYPE_CHECKING, Final
 
 from callbox.messages import NO_USAGE, Usage
 
@@ -40,32 +41,31 @@ class RequestCost:
     saved_by_selection: int = 0
     saved_by_clearing: int = 0
 
-    def __add__(self, other: RequestCost) -> RequestCost:
-        return RequestCost(
-            definitions=self.definitions + other.definitions,
-            history=self.history + other.history,
-            results=self.results + other.results,
-            input=self.input + other.input,
-            output=self.output + other.output,
-            cached=self.cached + other.cached,
-            saved_by_selection=self.saved_by_selection + other.saved_by_selection,
-            saved_by_clearing=self.saved_by_clearing + other.saved_by_clearing,
-        )
+
+_FIELDS: Final = tuple(field.name for field in fields(RequestCost))
 
 
-@dataclass(slots=True)
 class RunCost:
-    """Tokens of one run.
+    """Tokens of one run."""
 
-    Attributes:
-        requests: How many requests there were.
-        last: The last of them.
-        total: All of them together. What is sent twice counts twice: that is what is paid.
-    """
+    __slots__ = ("_last", "_total", "requests")
 
-    requests: int = 0
-    last: RequestCost = RequestCost()
-    total: RequestCost = RequestCost()
+    def __init__(self) -> None:
+        self.requests = 0
+        """How many requests there were."""
+        # Plain numbers, made into objects when somebody looks: this is booked in every turn.
+        self._last: tuple[int, ...] = (0,) * len(_FIELDS)
+        self._total: tuple[int, ...] = self._last
+
+    @property
+    def last(self) -> RequestCost:
+        """The last request."""
+        return RequestCost(**dict(zip(_FIELDS, self._last, strict=True)))
+
+    @property
+    def total(self) -> RequestCost:
+        """All requests together. What is sent twice counts twice: that is what is paid."""
+        return RequestCost(**dict(zip(_FIELDS, self._total, strict=True)))
 
     def record(
         self,
@@ -74,7 +74,7 @@ class RunCost:
         selection: Selection | None = None,
         definitions: int = 0,
         usage: Usage = NO_USAGE,
-    ) -> RequestCost:
+    ) -> None:
         """Book the request that was just sent, before its reply is added to the window.
 
         Args:
@@ -82,22 +82,18 @@ class RunCost:
             selection: The tools that were sent, where a `Selector` chose them.
             definitions: Otherwise, tokens of their definitions by the window's own counter.
             usage: What the vendor reported.
-
-        Returns:
-            That request's cost.
         """
-        report, scale = window.report(), window.calibration.scale
+        scale, history = window.calibration.scale, window.tokens
         sent = scale(selection.tokens if selection else definitions)
-        self.last = RequestCost(
-            definitions=sent,
-            history=report.tokens,
-            results=report.result_tokens,
-            input=usage.input_tokens or sent + report.tokens,
-            output=usage.output_tokens,
-            cached=usage.cached_tokens,
-            saved_by_selection=scale(selection.saved_tokens) if selection else 0,
-            saved_by_clearing=report.cleared_tokens + report.dropped_tokens,
+        self._last = (
+            sent,
+            history,
+            window.result_tokens,
+            usage.input_tokens or sent + history,
+            usage.output_tokens,
+            usage.cached_tokens,
+            scale(selection.saved_tokens) if selection else 0,
+            window.saved_tokens,
         )
-        self.total += self.last
+        self._total = tuple(map(add, self._total, self._last))
         self.requests += 1
-        return self.last

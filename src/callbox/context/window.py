@@ -183,6 +183,16 @@ class Window:
         return self.calibration.scale(self._counted)
 
     @property
+    def result_tokens(self) -> int:
+        """Tokens of the results among them."""
+        return self.calibration.scale(self._counted_results)
+
+    @property
+    def saved_tokens(self) -> int:
+        """Tokens that clearing, leaving out and summarising save in every request."""
+        return self.calibration.scale(self._taken.cleared_tokens) + self.calibration.scale(self._taken.dropped_tokens)
+
+    @property
     def over_budget(self) -> bool:
         """The messages, with what the last `fit` was told to reserve, are more than the budget."""
         return self.tokens + self._reserve > self.budget_tokens

@@ -23,8 +23,8 @@ def asked(window: Window, turns: int) -> None:
 def test_a_request_is_booked_with_what_the_vendor_reported() -> None:
     window, cost = Window(100_000), RunCost()
     asked(window, 2)
-    booked = cost.record(window, definitions=70, usage=Usage(input_tokens=900, output_tokens=12, cached_tokens=512))
-    assert booked == RequestCost(
+    cost.record(window, definitions=70, usage=Usage(input_tokens=900, output_tokens=12, cached_tokens=512))
+    assert cost.last == RequestCost(
         definitions=70,
         history=window.tokens,
         results=2 * count_part(RESULT),
@@ -37,7 +37,8 @@ def test_a_request_is_booked_with_what_the_vendor_reported() -> None:
 def test_without_a_report_the_input_is_what_was_counted() -> None:
     window, cost = Window(100_000), RunCost()
     asked(window, 1)
-    assert cost.record(window, definitions=70).input == 70 + window.tokens
+    cost.record(window, definitions=70)
+    assert cost.last.input == 70 + window.tokens
 
 
 def test_savings_of_selection_and_clearing_are_booked() -> None:
@@ -47,24 +48,24 @@ def test_savings_of_selection_and_clearing_are_booked() -> None:
     selector = Selector(TOOLS, max_tools=1)
     selector.note(Message.user("cat"))
     selection = selector.select()
-    booked = cost.record(window, selection=selection)
+    cost.record(window, selection=selection)
     report = window.report()
-    assert booked.definitions == selection.tokens
-    assert booked.saved_by_selection == selection.saved_tokens
-    assert booked.saved_by_clearing == report.cleared_tokens + report.dropped_tokens > 0
-    assert booked.results == report.result_tokens < report.tokens
+    assert cost.last.definitions == selection.tokens
+    assert cost.last.saved_by_selection == selection.saved_tokens
+    assert cost.last.saved_by_clearing == report.cleared_tokens + report.dropped_tokens > 0
+    assert cost.last.results == report.result_tokens < report.tokens
 
 
 def test_a_run_is_the_sum_of_its_requests() -> None:
     window, cost = Window(100_000), RunCost()
     asked(window, 1)
     usage = Usage(input_tokens=100, output_tokens=5, cached_tokens=50)
-    first = cost.record(window, usage=usage)
+    cost.record(window, usage=usage)
+    first = cost.last
     asked(window, 1)
-    second = cost.record(window, usage=usage)
+    cost.record(window, usage=usage)
     assert cost.requests == 2
-    assert cost.last == second
-    assert cost.total == first + second
+    assert cost.total.history == first.history + cost.last.history
     assert (cost.total.input, cost.total.output, cost.total.cached) == (200, 10, 100)
 
 
@@ -72,6 +73,6 @@ def test_counts_follow_the_calibration() -> None:
     window, cost = Window(100_000), RunCost()
     asked(window, 1)
     window.calibration.ratio = 2.0
-    booked = cost.record(window, definitions=50)
-    assert booked.definitions == 100
-    assert booked.history == 2 * window.counted_tokens
+    cost.record(window, definitions=50)
+    assert cost.last.definitions == 100
+    assert cost.last.history == 2 * window.counted_tokens
