@@ -205,7 +205,8 @@ class _Writer:
             grammar = None
             if prompt.tools and constrained:
                 calls_max = CALLS_MAX if self._request.parallel and prompt.several else 1
-                grammar = call_grammar(prompt.tools, text=prompt.text, calls_max=calls_max).lark
+                filled = prompt.asked is not None
+                grammar = call_grammar(prompt.tools, text=prompt.text, calls_max=calls_max, filled=filled).lark
             self._generate(prompt.messages, grammar, prompt.slot)
         for event in self._reader.finish():
             self._tell(event)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -78,6 +78,7 @@ class Bounds:
     Attributes:
         string_chars_max: Characters of one string.
         items_max: Items of one array.
+        items_min: Items that an array has at least, if it is there at all.
         members_max: Members of one object whose names the schema leaves open.
         closed: Objects get only the members that the schema names.
         patterns: `pattern` and `format` are part of the grammar.
@@ -85,6 +86,7 @@ class Bounds:
 
     string_chars_max: int = 240
     items_max: int = 16
+    items_min: int = 0
     members_max: int = 8
     closed: bool = True
     patterns: bool = True
@@ -113,22 +115,25 @@ class CallGrammar:
     losses: tuple[Loss, ...]
 
 
-def call_grammar(tools: Sequence[Tool], *, text: bool, calls_max: int) -> CallGrammar:
+def call_grammar(tools: Sequence[Tool], *, text: bool, calls_max: int, filled: bool = False) -> CallGrammar:
     """The grammar of a reply that may call these tools.
 
     Args:
         tools: At least one.
         text: The model may answer in text instead.
         calls_max: Calls in one reply, at least 1.
+        filled: Arrays have at least one item. The smallest models write ``[]`` where they should copy a list, and
+            none of BFCL's questions asks for an empty one.
 
     Raises:
         ProviderBadRequest: A schema cannot be put into a grammar. Nothing is generated unconstrained instead.
     """
-    made = [_arguments_rule(tool.name, json.dumps(tool.parameters)) for tool in tools]
+    made = [_arguments_rule(tool.name, json.dumps(tool.parameters), filled) for tool in tools]
     rules = ["start: text | calls" if text else "start: calls"]
     if text:
-        # Otherwise a broken call would count as text, and the constraint would constrain nothing.
-        opener = OPENER.strip()
+        # Otherwise a broken call would count as text, and the constraint would constrain nothing. Only the opener's
+        # beginning is forbidden, because a model that has begun with it ("CALCULATE") was about to call.
+        opener = OPENER[:3]
         rules.append(f"text: TEXT\nTEXT: /(?s:.+)/ & ~/(?s:{opener}.*)/ & ~/(?s:.*\\n{opener}.*)/")
     rules.append(f'calls: call ("\\n" call){{0,{calls_max - 1}}}' if calls_max > 1 else "calls: call")
     names = " | ".join(f'"{tool.name} " a{place}' for place, tool in enumerate(tools))
@@ -150,12 +155,12 @@ class _Rule:
 
 
 @lru_cache(maxsize=512)
-def _arguments_rule(name: str, parameters: str) -> _Rule:
+def _arguments_rule(name: str, parameters: str, filled: bool) -> _Rule:
     """The widest of the narrowings of a tool's schema that compiles."""
     schema = cast("JsonObject", json.loads(parameters))
     problem = ""
     for bounds in _ATTEMPTS:
-        narrowed, losses = narrow(name, schema, bounds)
+        narrowed, losses = narrow(name, schema, replace(bounds, items_min=1) if filled else bounds)
         text = json.dumps(narrowed | {"x-guidance": {"whitespace_flexible": False}})
         problem = compile_problem(f"start: %json {text}")
         if not problem:
@@ -329,7 +334,11 @@ class _Narrower:
             ]
         if out.get("items") is not False:
             out["items"] = self.node(out.get("items"), (*path, "items"))
-        out["maxItems"] = _at_most(out.get("maxItems"), self._bounds.items_max, out.get("minItems"))
+        choices = cast("JsonObject", out["items"]).get("enum") if isinstance(out["items"], dict) else None
+        items_max = self._bounds.items_max if not choices else min(self._bounds.items_max, len(choices))
+        out["maxItems"] = _at_most(out.get("maxItems"), items_max, out.get("minItems"))
+        if "minItems" not in out and 0 < self._bounds.items_min <= out["maxItems"] and out["items"] is not False:
+            out["minItems"] = self._bounds.items_min
 
     def _bound_object(self, out: JsonObject, path: tuple[str | int, ...], *, branch: bool) -> None:
         properties = cast("JsonObject", out.get("properties") or {})
@@ -428,4 +437,6 @@ def opened(text: str) -> re.Match[str] | None:
 
 def losses_of(tools: Iterable[Tool]) -> tuple[Loss, ...]:
     """What of these tools' schemas no grammar says."""
-    return tuple(loss for tool in tools for loss in _arguments_rule(tool.name, json.dumps(tool.parameters)).losses)
+    return tuple(
+        loss for tool in tools for loss in _arguments_rule(tool.name, json.dumps(tool.parameters), False).losses
+    )

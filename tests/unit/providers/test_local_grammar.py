@@ -239,6 +239,24 @@ def test_everything_has_a_length() -> None:
     assert not accepts(f"start: %json {json.dumps({'type': 'number', 'multipleOf': 1e-9})}", "0." + "3" * 10)
 
 
+def test_filled_arrays_are_not_empty_unless_they_may_hold_nothing() -> None:
+    schema = props(
+        a={"type": "array", "items": {"type": "integer"}},
+        b={"type": "array", "maxItems": 0},
+        c={"type": "array", "items": {"type": "integer"}, "minItems": 2},
+    )
+    lark = call_grammar([tool(schema)], text=False, calls_max=1, filled=True).lark
+    assert accepts(lark, 'CALL t {"a":[1],"b":[],"c":[1,2]}')
+    assert not accepts(lark, 'CALL t {"a":[],"b":[],"c":[1,2]}')
+    assert not accepts(lark, 'CALL t {"a":[1],"b":[],"c":[1]}')
+    assert allows(schema, {"a": [], "b": [], "c": [1, 2]}) == [True]
+
+
+def test_an_array_of_choices_is_no_longer_than_the_choices() -> None:
+    schema = props(v={"type": "array", "items": {"enum": ["x", "y"]}})
+    assert allows(schema, {"v": ["x", "y"]}, {"v": ["x", "y", "x"]}) == [True, False]
+
+
 def test_compile_problem_says_what_is_wrong() -> None:
     assert compile_problem('start: "a"') == ""
     assert compile_problem("start: @@@") != ""
