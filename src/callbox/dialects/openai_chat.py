@@ -18,7 +18,7 @@ from typing import Any
 
 from callbox.calls.call import ToolCall, ToolResult
 from callbox.dialects import strict as strict_mode
-from callbox.dialects.dialect import Definitions, Loss
+from callbox.dialects.dialect import Definitions, Dialect, Loss
 from callbox.dialects.history import (
     encodable,
     parsed_call,
@@ -136,7 +136,7 @@ class OpenAIChat:
         return out
 
 
-DIALECT = OpenAIChat()
+DIALECT: Dialect = OpenAIChat()
 
 
 # Writing

@@ -20,7 +20,7 @@ from typing import Any
 
 from callbox.calls.call import ToolCall, ToolResult
 from callbox.dialects import strict as strict_mode
-from callbox.dialects.dialect import Definitions, Loss
+from callbox.dialects.dialect import Definitions, Dialect, Loss
 from callbox.dialects.history import encodable, parsed_call, parsed_result, written_id
 from callbox.dialects.openai_media import data_url, from_url
 from callbox.dialects.openai_responses_items import (
@@ -118,7 +118,7 @@ class OpenAIResponses:
         return out
 
 
-DIALECT = OpenAIResponses()
+DIALECT: Dialect = OpenAIResponses()
 
 
 def _is_output(item: JsonObject) -> bool:
