@@ -26,17 +26,18 @@ SAME_VERB = {word: line.split()[0] for line in _SYNONYMS.strip().splitlines() fo
 """A verb that many use for an action, by each verb that means the same."""
 
 _OTHER_VERBS = """
-accept activate allocate analyse analyze answer append apply approve archive assign attach authenticate authorize block
-call capture categorize charge classify close collect combine commit compare compress configure connect copy count
-decide decline decode decrypt deduct deploy describe detect determine disable disconnect divide draw duplicate enable
-encode encrypt end estimate examine exchange expand explain extract filter finish fit fix flag fork format forward grant group
-guess handle help hide identify ignore increase inspect install issue join keep kill label learn link lock log match
-measure merge monitor mount move multiply name navigate normalize optimize order paint parse pause pick pin place plan
-play poll post predict prepare press print process provide publish push put raise rank rate receive recommend record
-redirect reduce refresh refund reject release rename render repeat reply report request reschedule reset resize resolve
-respond restart restore resume revert review revoke rotate round save scan score select share ship sign simulate skip
-sort split store subscribe subtract suggest sum summarise summarize suspend switch sync take tell track train transcribe
-transfer trigger turn type uninstall unlock unsubscribe use visit wait watch withdraw write zip
+accept activate allocate analyse analyze answer append apply approve archive assign attach authenticate authorize
+block call capture categorize charge classify close collect combine commit compare compress configure connect copy
+count decide decline decode decrypt deduct deploy describe detect determine disable disconnect divide draw duplicate
+enable encode encrypt end estimate examine exchange expand explain extract filter finish fit fix flag fork format
+forward grant group guess handle help hide identify ignore increase inspect install issue join keep kill label learn
+link lock log match measure merge monitor mount move multiply name navigate normalize optimize order paint parse pause
+pick pin place plan play poll post predict prepare press print process provide publish push put raise rank rate
+receive recommend record redirect reduce refresh refund reject release rename render repeat reply report request
+reschedule reset resize resolve respond restart restore resume revert review revoke rotate round save scan score
+select share ship sign simulate skip sort split store subscribe subtract suggest sum summarise summarize suspend
+switch sync take tell track train transcribe transfer trigger turn type uninstall unlock unsubscribe use visit wait
+watch withdraw write zip
 """
 VERBS = frozenset(SAME_VERB) | frozenset(_OTHER_VERBS.split())
 """Verbs that a description of an action is likely to have."""
@@ -44,99 +45,13 @@ VERBS = frozenset(SAME_VERB) | frozenset(_OTHER_VERBS.split())
 READING = frozenset({"get", "list", "search", "check", "compute", "count", "describe", "compare"})
 DESTROYING = frozenset({"delete", "cancel", "uninstall", "revoke", "kill"})
 
-_EMPTY_WORDS = frozenset(
-    [
-        "a",
-        "about",
-        "all",
-        "also",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "been",
-        "being",
-        "by",
-        "can",
-        "could",
-        "do",
-        "does",
-        "each",
-        "etc",
-        "for",
-        "from",
-        "function",
-        "given",
-        "has",
-        "have",
-        "here",
-        "how",
-        "i",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "just",
-        "may",
-        "more",
-        "must",
-        "no",
-        "not",
-        "of",
-        "on",
-        "one",
-        "only",
-        "or",
-        "other",
-        "our",
-        "out",
-        "over",
-        "per",
-        "please",
-        "returns",
-        "should",
-        "so",
-        "some",
-        "specified",
-        "such",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "through",
-        "to",
-        "tool",
-        "used",
-        "useful",
-        "using",
-        "via",
-        "want",
-        "was",
-        "we",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "will",
-        "with",
-        "would",
-        "you",
-        "your",
-    ]
-)
+_EMPTY = """
+a about all also an and any are as at be been being by can could do does each etc for from function given has have
+here how i if in into is it its just may more must no not of on one only or other our out over per please returns
+should so some specified such than that the their them then there these they this those through to tool used useful
+using via want was we what when where which who will with would you your
+"""
+_EMPTY_WORDS = frozenset(_EMPTY.split())
 PLACEHOLDERS = frozenset({"todo", "tbd", "fixme", "placeholder", "lorem", "untitled", "stuff", "something", "xxx"})
 
 

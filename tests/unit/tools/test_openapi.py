@@ -201,7 +201,11 @@ def test_a_document_may_be_text():
 
 def test_operations_are_chosen_by_name_and_tag():
     assert shop(include=["listTeas"]).names == ("listTeas",)
-    assert shop(include="*tea*", exclude=["get_*", "listTeas*"]).names == ("add_tea", "replaceTea", "removeTea")
+    assert shop(include="*[Tt]ea*", exclude=["get_*", "listTeas*"]).names == (
+        "add_tea",
+        "replaceTea",
+        "removeTea",
+    )
     assert shop(include=["add tea!"]).names == ("add_tea",)
     assert shop(tags=["admin", "orders"]).names == ("removeTea", "listTeas_2")
     assert shop(tags=[]).names == ()
@@ -572,7 +576,7 @@ def test_credentials_that_do_not_fit_are_refused(auth: Any, message: str):
 
 def test_a_credential_that_fits_no_scheme_is_refused():
     schemes = {"securitySchemes": {"mutual": {"type": "mutualTLS"}}}
-    with pytest.raises(ConfigurationError, match="fit none.*mutual .mutualTLS."):
+    with pytest.raises(ConfigurationError, match=r"fit none.*mutual \(mutualTLS\)"):
         only(minimal(components=schemes), auth="k")
 
 

@@ -212,15 +212,16 @@ def test_a_tool_carries_its_validator_and_refuses_a_wrong_schema():
         Tool("t", "Do it.", {"type": "array"})
 
 
+KEYWORDS = [
+    *("type", "properties", "$ref", "allOf", "anyOf", "items", "$defs", "a", "not", "if", "then", "enum", "pattern"),
+    *("required", "additionalProperties", "$id", "$anchor", "const", "minimum", "$dynamicRef"),
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(
-                ["type", "properties", "$ref", "allOf", "anyOf", "items", "$defs", "a", "not", "if", "then", "enum"]
-                + ["pattern", "required", "additionalProperties", "$id", "$anchor", "const", "minimum", "$dynamicRef"]
-            ),
+            st.sampled_from(KEYWORDS),
             inner
             | st.sampled_from(["object", "#", "#/$defs/a", "#/properties/a", "#a", "a", "(?=x)", "x+", "#/allOf/0"]),
             max_size=5,

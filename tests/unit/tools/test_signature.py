@@ -170,7 +170,7 @@ def test_a_function_without_a_description_is_refused_with_the_fix():
     def f(a: str) -> str:
         return a
 
-    with pytest.raises(DefinitionError, match="has no description.*Write a docstring"):
+    with pytest.raises(DefinitionError, match=r"has no description.*Write a docstring"):
         tool(f)
 
 
@@ -370,13 +370,13 @@ def test_a_hint_without_a_json_form_is_refused_by_name():
     with pytest.raises(DefinitionError, match="parameter 'service'"):
         tool(f)
     f.__annotations__["service"] = "1 +"
-    with pytest.raises(DefinitionError, match="parameter 'service'.*not a type"):
+    with pytest.raises(DefinitionError, match=r"parameter 'service'.*not a type"):
         tool(f)
 
 
 def test_a_parameter_without_a_hint_may_be_anything():
     @tool
-    def f(value) -> Any:  # pyright: ignore
+    def f(value) -> Any:  # pyright: ignore[reportMissingParameterType]
         """Take anything."""
         return value
 
@@ -397,7 +397,7 @@ def test_defaults_are_told_where_json_can_say_them():
         point: Point = Point(1),  # noqa: B008 - immutable
         other: Any = unknown,
         limit: float = float("inf"),
-        nothing: int = None,  # type: ignore[assignment] # noqa: RUF013 - old code has it
+        nothing: int = None,  # pyright: ignore[reportArgumentType] # noqa: RUF013 - old code has it
     ) -> Any:
         """Use defaults."""
         return color, day, point, other is unknown, limit, nothing
@@ -417,7 +417,7 @@ def test_defaults_written_as_fields_are_filled_in_by_the_gate():
     @tool
     def f(
         count: int = Field(3, ge=1, description="How many."),
-        tags: list[str] = Field(default_factory=list),
+        tags: list[str] = Field(default_factory=list),  # noqa: B008 - what is tested
         name: str = Field(max_length=3),
     ) -> Any:
         """Use fields."""
@@ -475,7 +475,7 @@ def test_the_context_is_hidden_however_it_is_annotated():
 
 def test_a_context_that_only_type_checkers_import_is_found():
     namespace: dict[str, Any] = {"__name__": "elsewhere"}
-    exec('def f(a: "int", ctx: "CallContext") -> None:\n    """Do it."""', namespace)  # noqa: S102
+    exec('def f(a: "int", ctx: "CallContext") -> None:\n    """Do it."""', namespace)
     assert binding_of(tool(namespace["f"])).context_parameter == "ctx"
 
 
@@ -646,7 +646,7 @@ class Shop:
         return None if item in self.prices else f"There is no {item}."
 
     @price.check
-    def short(item: str) -> str | None:  # noqa: N805 - no self on purpose
+    def short(item: str) -> str | None:
         return None if len(item) < 10 else "Too long."
 
     @tool

@@ -146,7 +146,7 @@ def test_objects_of_an_sdk_are_read():
     class Definition(BaseModel):
         name: str = "get_weather"
         description: str | None = "Get the weather."
-        inputSchema: dict[str, Any] = PARAMETERS  # noqa: N815 - the wire's name
+        inputSchema: dict[str, Any] = PARAMETERS
         annotations: None = None
 
     (made,) = Toolset.from_schemas([Definition()])
@@ -254,7 +254,7 @@ def test_only_some_of_the_tools():
     assert BOTH.only().names == ()
     assert BOTH.only("look").name == "both"
     for narrow in (BOTH.only, BOTH.without):
-        with pytest.raises(ConfigurationError, match="no tool 'smell'.*look, touch"):
+        with pytest.raises(ConfigurationError, match=r"no tool 'smell'.*look, touch"):
             narrow("smell")
 
 
@@ -296,6 +296,6 @@ def test_a_check_may_only_ask_for_what_the_tool_takes():
     def wrong(b: str) -> None:
         return None
 
-    with pytest.raises(DefinitionError, match="asks for 'b'.*The tool takes: a"):
+    with pytest.raises(DefinitionError, match=r"asks for 'b'.*The tool takes: a"):
         look.check(wrong)
     assert look.checks == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 RESPONSE_BYTES_MAX = 5_000_000
 """Bytes of one response, decompressed; no model can read more, and a server must not fill our memory."""
 CONNECT_TIMEOUT_S = 10.0
-TIMEOUT_S = 60.0
-"""Seconds without a byte, where the call has no deadline of its own."""
+"""Seconds until a connection stands. How long the answer may take is the tool's own time-out, which the gate keeps."""
 _ERROR_CHARS_MAX = 2_000
 
 # Nothing was done yet: the server refused to begin (RFC 6585 section 4, RFC 8470 section 5.2).
@@ -52,7 +52,7 @@ class HttpRunner:
         # A connection belongs to the event loop that opened it, and one gate may serve several loops in turn.
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
 
-    async def run(self, tool: Tool, arguments: JsonObject, context: CallContext) -> Any:
+    async def run(self, tool: Tool, arguments: JsonObject, context: Callable[[], CallContext]) -> Any:
         """See `Runner.run`.
 
         Returns:
@@ -66,20 +66,18 @@ class HttpRunner:
 
         binding = tool.binding
         assert isinstance(binding, HttpBinding)
-        request = build_request(binding, arguments, context.idempotency_key)
+        request = build_request(binding, arguments, context().idempotency_key)
         may_repeat = tool.idempotent or tool.reads_only
         where = f"{binding.method} {binding.path}"
         try:
-            return await self._send(request, where, may_repeat=may_repeat, timeout_s=context.remaining_s())
-        except httpx.ConnectError:
+            return await self._send(request, where, may_repeat=may_repeat)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
             raise ToolError(f"{where}: no connection to the server.", retryable=True) from None
-        except httpx.TimeoutException:
-            raise ToolError(f"{where}: the server did not answer in time.", retryable=may_repeat) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             # `from None`: httpx puts the URL into its texts, and a key may be in there.
             raise ToolError(f"{where}: {type(error).__name__}.", retryable=may_repeat) from None
 
-    async def _send(self, request: HttpRequest, where: str, *, may_repeat: bool, timeout_s: float | None) -> Any:
+    async def _send(self, request: HttpRequest, where: str, *, may_repeat: bool) -> Any:
         import httpx
 
         client = self._client()
@@ -89,7 +87,7 @@ class HttpRunner:
             headers=[(name.encode(), value.encode()) for name, value in request.headers],
             content=request.content,
             files=None if request.fields is None else [(name, (None, text)) for name, text in request.fields],
-            timeout=httpx.Timeout(timeout_s or TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
         )
         response = await client.send(sent, stream=True)
         try:
