@@ -90,12 +90,12 @@ class Message:
     @property
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls in it, in the model's order."""
-        return tuple(part for part in self.content if isinstance(part, ToolCall))
+        return tuple([part for part in self.content if isinstance(part, ToolCall)])
 
     @property
     def results(self) -> tuple[ToolResult, ...]:
         """The results in it."""
-        return tuple(part for part in self.content if isinstance(part, ToolResult))
+        return tuple([part for part in self.content if isinstance(part, ToolResult)])
 
 
 @dataclass(frozen=True, slots=True)

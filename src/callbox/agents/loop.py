@@ -6,7 +6,7 @@ No model is called and no tool is run here: `Agent` does both, whole or streamed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from callbox.agents.conversation import Conversation
 from callbox.agents.run import Run, Stop
@@ -58,17 +58,11 @@ class Loop:
             return None
         self._closing = exhausted
         self.conversation.make_room()
-        return replace(
-            self.settings,
-            messages=self.conversation.to_send,
-            tools=self.conversation.tools_to_send(),
-            tool_choice="none" if exhausted else self._tool_choice(),
-            timeout_s=self._request_timeout_s(),
-        )
+        return self._request("none" if exhausted else self._tool_choice())
 
     def again(self, request: Request) -> Request:
         """The same request with what is sent now, after the conversation has been made smaller."""
-        return replace(request, messages=self.conversation.to_send, timeout_s=self._request_timeout_s())
+        return self._request(request.tool_choice)
 
     def take(self, reply: Reply, prepared: Sequence[ToolCall]) -> bool:
         """Record the model's answer.
@@ -131,10 +125,19 @@ class Loop:
         own = self.settings.tool_choice
         return own if self.turns == 0 or own == "none" else "auto"
 
-    def _request_timeout_s(self) -> float:
-        remaining = self.budget.remaining_s
-        own = self.settings.timeout_s
-        return remaining if own is None else min(own, remaining)
+    def _request(self, tool_choice: ToolChoice) -> Request:
+        settings, remaining_s = self.settings, self.budget.remaining_s
+        return Request(
+            messages=self.conversation.to_send,
+            tools=self.conversation.tools_to_send(),
+            tool_choice=tool_choice,
+            parallel=settings.parallel,
+            strict=settings.strict,
+            output_tokens_max=settings.output_tokens_max,
+            temperature=settings.temperature,
+            timeout_s=remaining_s if settings.timeout_s is None else min(settings.timeout_s, remaining_s),
+            extra=settings.extra,
+        )
 
 
 _STOPS: dict[str, Stop] = {"refusal": "refusal", "filter": "filter", "length": "length"}
@@ -145,11 +148,5 @@ def _with_calls(message: Message, calls: Sequence[ToolCall]) -> Message:
     if not calls and not message.calls:
         return message
     prepared = iter(calls)
-    return Message(
-        message.role,
-        tuple(
-            part
-            for original in message.content
-            if (part := next(prepared, None) if isinstance(original, ToolCall) else original) is not None
-        ),
-    )
+    parts = [next(prepared, None) if isinstance(part, ToolCall) else part for part in message.content]
+    return Message(message.role, tuple([part for part in parts if part is not None]))

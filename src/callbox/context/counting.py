@@ -198,8 +198,6 @@ def _compact(value: object) -> str:
 
 def count_part(part: Part, counter: Counter = ESTIMATE) -> int:
     """Tokens of one part of a message. What only a vendor understands (signatures) is left out."""
-    if isinstance(part, Text | Reasoning):
-        return counter.count(part.text)
     if isinstance(part, ToolResult):
         return CALL_TOKENS + counter.count(part.content)
     if isinstance(part, ToolCall):
@@ -209,6 +207,8 @@ def count_part(part: Part, counter: Counter = ESTIMATE) -> int:
         if written is None:
             written = _compact(part.arguments)
         return CALL_TOKENS + counter.count(part.name + written)
+    if isinstance(part, (Text, Reasoning)):
+        return counter.count(part.text)
     if isinstance(part, Opaque):
         return count_json(part.data, counter)
     return _count_media(part)

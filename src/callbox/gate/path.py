@@ -139,7 +139,12 @@ class CallPath:
     async def take(self, passage: Passage) -> ToolResult:
         """Bring one readable call to its one result."""
         started = time.perf_counter()
-        refusal = await self._refusal(passage)
+        tool = passage.tool
+        refusal = await self._check(passage) if tool.checks else None
+        if refusal is None and (self._policy is not None or tool.scopes or tool.approval == "always"):
+            refusal = await self._authorize(passage)
+        if refusal is None:
+            refusal = self._spend(passage.budget)
         if refusal is not None:
             result = ToolResult.failed(passage.call, refusal)
         else:
@@ -150,16 +155,8 @@ class CallPath:
 
     # Before the run
 
-    async def _refusal(self, passage: Passage) -> CallError | None:
-        """Why this call may not run, or None."""
-        if passage.tool.checks:
-            error = await self._check(passage)
-            if error is not None:
-                return error
-        error = await self._authorize(passage)
-        if error is not None:
-            return error
-        budget = passage.budget
+    @staticmethod
+    def _spend(budget: Budget) -> CallError | None:
         if budget.remaining_s <= 0:
             return feedback.budget_exhausted(f"the {budget.limits.run_timeout_s:g} seconds of this run")
         if not budget.spend_call():

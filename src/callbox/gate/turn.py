@@ -84,48 +84,46 @@ class Turn:
             calls: All calls of the reply.
             prepared: The same calls, if they have been read already.
         """
-        ready = list(self._prepare(calls) if prepared is None else prepared)
-        results: list[ToolResult | None] = [None] * len(ready)
-        for index, (call, tool) in enumerate(ready):
-            if call.error is not None or tool is None:
-                results[index] = self._refuse(ToolResult.failed(call, call.error or feedback.cancelled()))
+        ready = self._prepare(calls) if prepared is None else prepared
+        if len(ready) == 1 and not self._early:
+            return [await self._answer(*ready[0])]  # most turns: nothing to plan
         if self._early:
             await self._drop_changed([call for call, _ in ready])
-        runnable = [tool if results[index] is None else None for index, (_, tool) in enumerate(ready)]
+        results: dict[int, ToolResult] = {}
+        runnable = [None if call.error is not None else tool for call, tool in ready]
+        for index, tool in enumerate(runnable):
+            if tool is None:
+                results[index] = await self._answer(*ready[index])
         for group in plan(runnable):
             if len(group) == 1:
-                index = group[0]
-                results[index] = await self._one(*ready[index])
-            else:
-                async with asyncio.TaskGroup() as tasks:
-                    running = {index: tasks.create_task(self._one(*ready[index])) for index in group}
-                for index, task in running.items():
-                    results[index] = task.result()
-        complete = [result for result in results if result is not None]
-        assert len(complete) == len(ready), "one result per call"
-        return complete
+                results[group[0]] = await self._answer(*ready[group[0]])
+                continue
+            async with asyncio.TaskGroup() as tasks:
+                running = {index: tasks.create_task(self._answer(*ready[index])) for index in group}
+            results.update({index: task.result() for index, task in running.items()})
+        assert len(results) == len(ready), "one result per call"
+        return [results[index] for index in range(len(ready))]
 
     def _reads(self, name: str) -> bool:
         tool = self._find(name)
         return tool is not None and tool.reads_only
 
-    def _refuse(self, result: ToolResult) -> ToolResult:
-        if self._observer is not None:
-            self._observer.finished(result)
-        return result
-
-    async def _one(self, call: ToolCall, tool: Tool | None) -> ToolResult:
-        assert tool is not None
-        early = self._early.pop(call.id, None)
-        if early is not None:
-            task = early[1]
-            try:
-                return await task
-            except asyncio.CancelledError:
-                # Awaiting a task does not own it: if we are cancelled, so must it be.
-                await self._end([task])
-                raise
-        return await self._take(call, tool)
+    async def _answer(self, call: ToolCall, tool: Tool | None) -> ToolResult:
+        if call.error is not None or tool is None:
+            result = ToolResult.failed(call, call.error or feedback.unknown_tool(call.name, ()))
+            if self._observer is not None:
+                self._observer.finished(result)
+            return result
+        early = self._early.pop(call.id, None) if self._early else None
+        if early is None:
+            return await self._take(call, tool)
+        task = early[1]
+        try:
+            return await task
+        except asyncio.CancelledError:
+            # Awaiting a task does not own it: if we are cancelled, so must it be.
+            await self._end([task])
+            raise
 
     async def _take(self, call: ToolCall, tool: Tool) -> ToolResult:
         return await self._path.take(Passage(call, tool, self._caller, self._budget, self._observer))
