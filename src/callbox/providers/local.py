@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from callbox.providers.local_prompt import Chat, Prompt, Prompting, write_prompt
 from callbox.providers.local_reading import ReplyReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from callbox.dialects.dialect import Loss
     from callbox.providers.provider import Request
@@ -109,36 +109,35 @@ class Local:
 
     async def complete(self, request: Request) -> Reply:
         """See `Provider.complete`."""
-        async for event in self.stream(request):
-            if isinstance(event, Finished):
-                return event.reply
+        async with aclosing(self.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return event.reply
         raise AssertionError("the last event is Finished")
 
-    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
+    async def stream(self, request: Request) -> AsyncGenerator[StreamEvent]:
         """See `Provider.stream`. Leaving it early stops the model before its next token."""
         loop = asyncio.get_running_loop()
+        deadline = None if request.timeout_s is None else loop.time() + request.timeout_s
         events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
         stopped = threading.Event()
         tell = partial(_tell, loop, events)
         running = loop.run_in_executor(self._worker, self._answer, request, tell, stopped)
         running.add_done_callback(lambda _: events.put_nowait(None))
         try:
-            async with asyncio.timeout(request.timeout_s):
-                while (event := await events.get()) is not None:
-                    yield event
-                await running
+            while (event := await _next(events, deadline)) is not None:
+                yield event
+            await running
         except TimeoutError:
             raise ProviderUnavailable(
                 f"The local model did not finish within {request.timeout_s} seconds.",
                 hint="Allow more time or fewer output tokens.",
             ) from None
         finally:
-            # The thread is not waited for: reading a long prompt cannot be interrupted, only what comes after
-            # it.
+            # The thread is not waited for: reading a long prompt cannot be interrupted, only what comes after.
             stopped.set()
-            running.cancel()
-            if running.done() and not running.cancelled():
-                running.exception()
+            if not running.cancel() and not running.cancelled():
+                running.exception()  # looked at, so that asyncio does not report it a second time
 
     async def aclose(self) -> None:
         """See `Provider.aclose`. The model stays loaded, for the next `run_sync`; see `unload`."""
@@ -244,6 +243,12 @@ class _Writer:
         finish: FinishReason = "calls" if self._reader.has_calls else "length" if self._cut else "stop"
         message = Message("assistant", tuple(self._reader.parts))
         return Reply(message, finish, self._usage + Usage(requests=1), model)
+
+
+async def _next(events: asyncio.Queue[StreamEvent | None], deadline: float | None) -> StreamEvent | None:
+    # Only the waiting is under the deadline: around a `yield` it would cancel the caller's code.
+    async with asyncio.timeout_at(deadline):
+        return await events.get()
 
 
 def _tell(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[StreamEvent | None], event: StreamEvent) -> None:

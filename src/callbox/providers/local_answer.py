@@ -44,7 +44,7 @@ class Sentence:
     Attributes:
         question: What the model is shown.
         grammar: What it may say; None when there is nothing to choose.
-        verbatim: What is said then, or if the grammar does not compile.
+        verbatim: What is said then, and when the grammar does not compile.
     """
 
     question: str
@@ -71,14 +71,17 @@ def sentence(call: ToolCall, result: ToolResult, asked: str) -> Sentence:
         return Sentence(asked, verbatim=f"There is no result of {title}.")
     shown = told[:_VALUES_MAX]
     given = "".join(f", {name.replace('_', ' ')} {argument}" for name, argument in arguments.items())
+    left_out = len(told) - len(shown)
+    end = f", and {left_out} more values." if left_out else "."
     facts = ", ".join(f"{name} {said}".strip() for name, said in shown)
     return Sentence(
         f"Question: {asked}\nFact: {title}{given}: {facts}",
-        _grammar(list(arguments.values()), shown, len(told) - len(shown)),
+        _grammar(list(arguments.values()), shown, end),
+        "The " + ", the ".join(f"{name or 'result'}: {said}" for name, said in shown) + end,
     )
 
 
-def _grammar(arguments: list[str], told: list[tuple[str, str]], left_out: int) -> str:
+def _grammar(arguments: list[str], told: list[tuple[str, str]], end: str) -> str:
     openings = [
         f"{word} {argument}, "
         for argument in arguments
@@ -91,8 +94,7 @@ def _grammar(arguments: list[str], told: list[tuple[str, str]], left_out: int) -
     first = " | ".join(_quoted(way[0].upper() + way[1:]) for way in _ways(*told[0]))
     opening = f"({' | '.join(map(_quoted, openings))}) f0 | first" if openings else "first"
     joins = "".join(f' (", " | ", and ") f{place}' for place in range(1, len(told)))
-    end = _quoted(f", and {left_out} more values." if left_out else ".")
-    return "\n".join([f"start: begin{joins} {end}", f"begin: {opening}", f"first: {first}", *rules])
+    return "\n".join([f"start: begin{joins} {_quoted(end)}", f"begin: {opening}", f"first: {first}", *rules])
 
 
 def _ways(name: str, said: str) -> list[str]:
