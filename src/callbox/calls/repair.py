@@ -146,7 +146,11 @@ def _repair_inside(explainer: Explainer, value: JsonObject, limits: Limits) -> O
     repairs: tuple[Repair, ...] = ()
     findings = explainer.explain(value)
     for _ in range(_ROUNDS_MAX):
-        changes = [change for finding in findings if (change := _change(explainer, finding, limits)) is not None]
+        # By path, because one value can be refused by several schemas.
+        proposed = {
+            change.path: change for finding in findings if (change := _change(explainer, finding, limits)) is not None
+        }
+        changes = list(proposed.values())
         if not changes:
             break
         changed = _apply(value, changes)
@@ -215,13 +219,13 @@ def write_integers(explainer: Explainer, value: JsonObject) -> tuple[JsonObject,
     if not floats:
         return value, ()
     probe = _apply(value, [_Change(path, "", 0.5) for path in floats])
-    paths = [
+    paths = dict.fromkeys(
         finding.path
         for finding in explainer.explain(probe, _FLOATS_MAX)
         if finding.code == "wrong_type"
         and finding.path in floats
         and any("integer" in explainer.document.kinds(place) for place in finding.places)
-    ]
+    )
     changed = _apply(value, [_Change(path, "", int(floats[path])) for path in paths])
     return changed, tuple(Repair("integer_as_float", json_pointer(path)) for path in paths)
 

@@ -379,6 +379,15 @@ def test_a_null_that_cannot_be_left_out_for_another_reason_stays() -> None:
     assert [(problem.code, problem.path) for problem in call.error.problems] == [("wrong_type", "/a")]
 
 
+def test_a_value_that_several_schemas_refuse_is_repaired_once() -> None:
+    twice = {"allOf": [{"type": "integer"}, {"type": "integer"}], "type": "integer"}
+    tool = Tool("f", "Does something.", {"type": "object", "properties": {"a": {"allOf": [twice, twice]}}})
+    for value, left in ((None, {}), (3.0, {"a": 3})):
+        call, _ = read_call(ToolCall("id", "f", {"a": value}), {"f": tool}.get, ("f",), DEFAULT_LIMITS)
+        assert (call.error, call.arguments) == (None, left)
+        assert len(call.repairs) == 1
+
+
 # Restoring
 
 
