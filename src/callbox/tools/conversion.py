@@ -172,9 +172,21 @@ def model_converter(adapter: TypeAdapter[dict[str, Any]]) -> Convert:
         try:
             return validate(json.dumps(arguments))
         except ValidationError as error:
-            raise rejected(error, arguments) from None
+            try:
+                # JSON Schema counts 5.0 as an integer; a strict model does not. Only here, so that it costs nothing.
+                return validate(json.dumps(_with_integers(arguments)))
+            except ValidationError:
+                raise rejected(error, arguments) from None
 
     return convert
+
+
+def _with_integers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_integers(item) for key, item in cast("JsonObject", value).items()}
+    if isinstance(value, list):
+        return [_with_integers(item) for item in cast("list[Any]", value)]
+    return _integral(value)
 
 
 def with_defaults(convert: Convert | None, factories: Mapping[str, Callable[[], Any]]) -> Convert:

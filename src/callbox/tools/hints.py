@@ -66,7 +66,7 @@ def arguments_schema(adapter: TypeAdapter[dict[str, Any]], hints: Mapping[str, A
 
     try:
         schema = adapter.json_schema(schema_generator=_generator(), mode="validation")
-    except (PydanticUserError, TypeError) as error:
+    except (PydanticUserError, TypeError, KeyError) as error:  # KeyError: a hand-written $ref to no definition
         raise _unusable(hints, tool_name, error) from error
     schema.setdefault("properties", {})
     schema["additionalProperties"] = False
@@ -81,7 +81,7 @@ def _unusable(hints: Mapping[str, Any], tool_name: str, error: Exception) -> Def
     for name, hint in hints.items():
         try:
             TypeAdapter(hint).json_schema(schema_generator=_generator(), mode="validation")
-        except (PydanticUserError, NameError, TypeError) as found:
+        except (PydanticUserError, NameError, TypeError, KeyError) as found:
             reason = str(found).split("\n", 1)[0]
             return DefinitionError(
                 f"Tool {tool_name!r}, parameter {name!r}: its type has no JSON form. {reason}",
@@ -188,7 +188,7 @@ def tidy(schema: JsonObject) -> JsonObject:
     used = set(_references(made))
     todo = list(used)
     while todo:
-        found = set(_references(kept[todo.pop()])) - used
+        found = set(_references(kept.get(todo.pop(), {}))) - used
         used |= found
         todo += found
     if used:

@@ -37,7 +37,7 @@ PARAMETERS_MAX = 12
 OPTIONAL_MAX = 8
 NESTING_MAX = 4
 TOOLS_MAX = 50
-SIMILAR_MIN = 88.0
+SIMILAR_MIN = 85.0
 """Similarity of two descriptions, in percent, from which they are thought to say the same; calibrated by the tests."""
 RELATED_MIN = 55.0
 """The same for two tools whose names already say the same."""
@@ -264,16 +264,14 @@ class _Profile:
     verb: str | None
     said: frozenset[str]
     text: str
-    takes: frozenset[str]
 
 
 def _profile(tool: Tool) -> _Profile:
-    said = meaning(tool.description[:1_000])
+    # "get" says little: `weather` and `get_weather` are one name.
+    said = [word for word in meaning(tool.description[:1_000]) if word != "get"]
     verb = first_verb(tool.name) or first_verb(tool.description[:1_000])
-    # "get" in a name says little: `weather` and `get_weather` are one name.
-    name = frozenset(meaning(tool.name)) - {"get", "tool", "api"}
-    takes = frozenset(cast("JsonObject", tool.parameters.get("properties") or {}))
-    return _Profile(tool, name, verb, frozenset(said), " ".join(sorted(said)), takes)
+    name = frozenset(meaning(tool.name)) - {"get", "api"}
+    return _Profile(tool, name, verb, frozenset(said), " ".join(sorted(said)))
 
 
 def _pairs(tools: Sequence[Tool]) -> Iterator[Finding]:

@@ -223,7 +223,7 @@ def _add(found: Parameters, name: str, hint: Any, default: Any) -> None:
     if is_field(default):
         hint, default = _from_field(found, name, hint, cast("FieldInfo", default))
     if default is None and not _takes_none(hint):
-        hint = Union[hint, None]  # noqa: UP007 - `x: int = None` says so, and `hint` is a value here
+        hint = _or_none(hint)
     if default is _EMPTY and name not in found.factories:
         found.required.add(name)
     elif default is not _EMPTY:
@@ -251,6 +251,13 @@ def _from_field(found: Parameters, name: str, hint: Any, info: FieldInfo) -> tup
         return hint, _EMPTY
     found.factories[name] = functools.partial(info.get_default, call_default_factory=True, validated_data={})
     return hint, info.default if info.default_factory is None else _EMPTY
+
+
+def _or_none(hint: Any) -> Any:
+    """What ``x: int = None`` means; descriptions stay outermost, where the model looks for them."""
+    if get_origin(hint) is Annotated:
+        return Annotated[(_or_none(get_args(hint)[0]), *hint.__metadata__)]
+    return Union[hint, None]  # noqa: UP007 - `hint` is a value here, and may be a string
 
 
 def _takes_none(hint: Any) -> bool:

@@ -149,6 +149,10 @@ class Tool:
         digest = hashlib.sha256(json.dumps(contract, sort_keys=True, ensure_ascii=True).encode())
         object.__setattr__(self, "version", digest.hexdigest()[:16])
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tool:
+        """A tool is a definition, not a state: copies of what holds it share it."""
+        return self
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the Python function itself, as if it had not been decorated."""
         if not isinstance(self.binding, FunctionBinding):

@@ -46,8 +46,8 @@ READING = frozenset({"get", "list", "search", "check", "compute", "count", "desc
 DESTROYING = frozenset({"delete", "cancel", "uninstall", "revoke", "kill"})
 
 _EMPTY = """
-a about all also an and any are as at be been being by can could do does each etc for from function given has have
-here how i if in into is it its just may more must no not of on one only or other our out over per please returns
+a about all also an and another any are as at be been being by can could do does each etc for from function given has
+have here how i if in into is it its just may more must no not of on one only or other our out over per please returns
 should so some specified such than that the their them then there these they this those through to tool used useful
 using via want was we what when where which who will with would you your
 """

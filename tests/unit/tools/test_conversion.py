@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any, Literal, NewType
@@ -16,6 +17,10 @@ from callbox import tool
 from callbox.errors import Rejected, ToolError
 from callbox.tools.conversion import plain_coercion
 from callbox.tools.tool import FunctionBinding
+
+
+class Level(enum.Enum):
+    LOW = 1
 
 
 def convert_of(hint: Any) -> Any:
@@ -109,6 +114,8 @@ def test_a_coercion_never_changes_the_value_of_what_it_is_given(value: Any):
         Annotated[int | None, Field(ge=3)],
         Annotated[Any, Ge(3)],
         Annotated[str, Field(alias="other")],
+        Literal[Level.LOW],
+        Level,
     ],
 )
 def test_hints_that_mean_more_than_their_schema_need_pydantic(hint: Any):
@@ -141,6 +148,18 @@ def test_a_strict_model_takes_the_json_form_of_its_types():
         nights: int
 
     assert converted(Visit, {"day": "2025-01-02", "nights": 2}) == Visit(day=date(2025, 1, 2), nights=2)
+
+
+def test_an_integral_float_fits_a_strict_model_too():
+    class Strict(BaseModel):
+        model_config = ConfigDict(strict=True)
+        numbers: list[int]
+        share: float
+
+    assert repr(converted(Strict, {"numbers": [1.0, 2], "share": 3})) == "Strict(numbers=[1, 2], share=3.0)"
+    with pytest.raises(Rejected) as caught:
+        converted(Strict, {"numbers": [1.5], "share": 3})
+    assert caught.value.path == "/value/numbers/0"
 
 
 class Guest(BaseModel):

@@ -195,6 +195,11 @@ def test_an_invalid_schema_is_refused(schema: dict[str, Any]):
     refused(schema)
 
 
+@pytest.mark.parametrize("schema", [of(a={"const": "\ud800"}), of(**{"\ud800": {}}), of(a={"pattern": "\ud800"})])
+def test_lone_surrogates_are_refused(schema: dict[str, Any]):
+    assert "no valid JSON Schema" in refused(schema)
+
+
 def test_the_message_names_the_place():
     assert "at /properties/a/minimum" in refused(of(a={"minimum": "1"}))
 

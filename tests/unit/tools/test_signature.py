@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NewType, 
 from uuid import UUID
 
 import pytest
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NaiveDatetime
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, GetPydanticSchema, NaiveDatetime, WithJsonSchema
+from pydantic_core import core_schema
 from typing_extensions import Doc, TypedDict
 
 from callbox import CallContext, Tool, Toolset, tool
@@ -75,6 +76,9 @@ class Dog(BaseModel):
 
 Pet = Annotated[Cat | Dog, Field(discriminator="kind")]
 UserId = NewType("UserId", int)
+
+
+AWARE = GetPydanticSchema(lambda source, handler: core_schema.time_schema(tz_constraint="aware"))
 
 
 def binding_of(made: Tool) -> FunctionBinding:
@@ -353,6 +357,29 @@ def test_a_time_needs_no_offset_and_a_naive_datetime_takes_none():
     assert not f.validator.is_valid({"at": "09:30", "start": "2025-03-01T09:00:00Z"})
 
 
+def test_an_aware_time_needs_an_offset():
+    @tool
+    def f(at: Annotated[time, AWARE]) -> Any:
+        """Plan a visit."""
+        return at
+
+    assert properties(f)["at"] == {"type": "string", "format": "time"}
+    assert call(f, at="09:30:00Z").tzinfo is not None
+
+
+def test_a_definition_that_a_reference_with_rules_needs_is_kept():
+    ref = Annotated[str, WithJsonSchema({"$ref": "#/$defs/Other", "minLength": 1})]
+    gone = Annotated[str, WithJsonSchema({"$ref": "https://example.com/x"})]
+
+    def f(a: Any) -> None:
+        """Do it."""
+
+    for hint, message in ((ref, "no JSON form"), (gone, "nothing is ever fetched")):
+        f.__annotations__["a"] = hint
+        with pytest.raises(DefinitionError, match=message):
+            tool(f)
+
+
 def test_a_hint_without_a_json_form_is_refused_by_name():
     class Service:
         pass
@@ -411,6 +438,35 @@ def test_defaults_are_told_where_json_can_say_them():
     assert call(f) == (Color.RED, date(2025, 1, 2), Point(1), True, float("inf"), None)
     assert call(f, nothing=None, color="blue")[0] is Color.BLUE
     assert "required" not in f.parameters
+
+
+def test_a_default_of_none_is_allowed_whatever_says_so():
+    @tool
+    def f(
+        a: Annotated[int | None, "A number."] = None,
+        b: Any = None,
+        c: Literal["x", None] = None,
+        d: Annotated[str, "A text."] = None,  # pyright: ignore[reportArgumentType] # noqa: RUF013
+    ) -> None:
+        """Do it."""
+
+    assert f.validator.is_valid({"a": None, "b": None, "c": None, "d": None})
+    assert properties(f)["b"] == {"default": None}
+    assert properties(f)["c"]["enum"] == ["x", None]
+    assert properties(f)["d"]["anyOf"] == [{"type": "string"}, {"type": "null"}]
+    assert properties(f)["d"]["description"] == "A text."
+
+
+def test_a_description_in_a_field_counts_more_than_the_docstring():
+    @tool
+    def f(a: Annotated[int, Field(description="Nearer.")]) -> None:
+        """Do it.
+
+        Args:
+            a: Farther.
+        """
+
+    assert properties(f)["a"]["description"] == "Nearer."
 
 
 def test_defaults_written_as_fields_are_filled_in_by_the_gate():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from callbox import Toolset, tool
+from callbox import CallContext, Toolset, tool
 from callbox.errors import ConfigurationError, DefinitionError
 from callbox.tools.tool import ExternalBinding, Tool
 
@@ -299,3 +300,28 @@ def test_a_check_may_only_ask_for_what_the_tool_takes():
     with pytest.raises(DefinitionError, match=r"asks for 'b'.*The tool takes: a"):
         look.check(wrong)
     assert look.checks == []
+
+
+def test_a_check_may_leave_out_what_is_optional_and_ask_for_the_context():
+    @tool
+    def f(a: str, b: str = "") -> None:
+        """Do it."""
+
+    @f.check
+    async def both(ctx: CallContext, a: str, b: str = "") -> None:
+        return None
+
+    (check,) = f.checks
+    assert check.parameters == ("a", "b")
+    assert check.optional == {"b"}
+    assert check.context_parameter == "ctx"
+    assert check.is_async
+
+
+def test_a_copy_of_what_holds_a_tool_shares_it():
+    assert deepcopy({"tools": [look]})["tools"][0] is look
+
+
+def test_definitions_of_a_vendor():
+    (definition,) = BOTH.only("look").definitions("mcp")
+    assert definition["inputSchema"] == look.parameters
