@@ -32,9 +32,7 @@ from dialect_samples import (
 )
 
 every_dialect = pytest.mark.parametrize("dialect", [find_dialect(name) for name in NAMES], ids=NAMES)
-every_vendor = pytest.mark.parametrize(
-    "dialect", [find_dialect(name) for name in CONVERSATIONAL], ids=CONVERSATIONAL
-)
+every_vendor = pytest.mark.parametrize("dialect", [find_dialect(name) for name in CONVERSATIONAL], ids=CONVERSATIONAL)
 every_stream = pytest.mark.parametrize(("name", "label", "chunks", "whole"), STREAMS, ids=STREAM_IDS)
 
 json_values = st.recursive(
@@ -145,9 +143,7 @@ def test_reading_never_raises_for_a_spoiled_response(dialect: Dialect, data: st.
 
 
 @every_stream
-def test_a_streamed_reply_reads_like_the_whole_one(
-    name: str, label: str, chunks: list[Any], whole: Any
-) -> None:
+def test_a_streamed_reply_reads_like_the_whole_one(name: str, label: str, chunks: list[Any], whole: Any) -> None:
     dialect = find_dialect(name)
     events, streamed = read_stream(dialect.reader(TOOLS), chunks)
     assert essence(streamed, whole) == essence(dialect.read(whole, TOOLS), whole)
@@ -187,15 +183,11 @@ def test_a_conversation_written_and_parsed_is_the_same(dialect: Dialect) -> None
 
 
 @every_stream
-def test_a_reply_that_goes_back_is_parsed_as_it_was_read(
-    name: str, label: str, chunks: list[Any], whole: Any
-) -> None:
+def test_a_reply_that_goes_back_is_parsed_as_it_was_read(name: str, label: str, chunks: list[Any], whole: Any) -> None:
     dialect = find_dialect(name)
     written = dialect.write([dialect.read(whole, TOOLS).message])
     parsed = dialect.parse(written)
-    assert dialect.parse(dialect.write(parsed)) == parsed or not any(
-        call.id in str(whole) for call in parsed[0].calls
-    )
+    assert dialect.parse(dialect.write(parsed)) == parsed or not any(call.id in str(whole) for call in parsed[0].calls)
     assert dialect.write(parsed) == written
 
 
@@ -232,9 +224,7 @@ def test_a_call_without_its_result_is_written_all_the_same(dialect: Dialect) -> 
 @pytest.mark.parametrize("raw", ['{"city": "Pa', "", "[1]", "null", '{"a":1}{"b":2}', "Infinity"])
 def test_arguments_that_are_no_object_are_written_all_the_same(dialect: Dialect, raw: str) -> None:
     call = ToolCall("call_one", "forecast", raw, raw=raw)
-    history = dialect.write(
-        [Message.assistant("", [call]), Message.tool([ToolResult.failed(call, RESULTS[1].error)])]
-    )
+    history = dialect.write([Message.assistant("", [call]), Message.tool([ToolResult.failed(call, RESULTS[1].error)])])
     encodable(history)
     assert [found.id for message in dialect.parse(history) for found in message.calls] == ["call_one"]
 

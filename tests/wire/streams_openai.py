@@ -124,11 +124,7 @@ _OPENAI: list[tuple[str, list[JsonObject], JsonObject]] = [
         "a custom tool's call between two functions",
         _stream(
             _begin(0, "call_A1", "now", "{}"),
-            {
-                "tool_calls": [
-                    {"index": 1, "id": "call_C3", "type": "custom", "custom": {"name": "sql", "input": ""}}
-                ]
-            },
+            {"tool_calls": [{"index": 1, "id": "call_C3", "type": "custom", "custom": {"name": "sql", "input": ""}}]},
             {"tool_calls": [{"index": 1, "custom": {"input": "SELECT "}}]},
             {"tool_calls": [{"index": 1, "custom": {"input": "1"}}]},
             _begin(2, "call_B2", "now", "{}"),
@@ -287,20 +283,14 @@ _COMPATIBLE: list[tuple[str, list[JsonObject], JsonObject]] = [
                 "tool_calls": [
                     {
                         "index": 0,
-                        **_call(
-                            "a", "forecast", _PARIS, extra_content={"google": {"thought_signature": "CvsB"}}
-                        ),
+                        **_call("a", "forecast", _PARIS, extra_content={"google": {"thought_signature": "CvsB"}}),
                     }
                 ]
             },
             finish="tool_calls",
         ),
         _whole(
-            {
-                "tool_calls": [
-                    _call("a", "forecast", _PARIS, extra_content={"google": {"thought_signature": "CvsB"}})
-                ]
-            },
+            {"tool_calls": [_call("a", "forecast", _PARIS, extra_content={"google": {"thought_signature": "CvsB"}})]},
             "tool_calls",
         ),
     ),

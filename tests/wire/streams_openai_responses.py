@@ -96,9 +96,7 @@ def _inside(item: JsonObject, place: JsonObject) -> list[JsonObject]:
         empty = {**part, ("refusal" if kind == "refusal" else "text"): ""}
         events.append({"type": "response.content_part.added", **at, "part": empty})
         extra = {} if kind == "refusal" else {"logprobs": []}
-        events += [
-            {"type": f"response.{kind}.delta", **at, "delta": piece, **extra} for piece in _pieces(text)
-        ]
+        events += [{"type": f"response.{kind}.delta", **at, "delta": piece, **extra} for piece in _pieces(text)]
         done = {"refusal": text} if kind == "refusal" else {"text": text, "logprobs": []}
         events.append({"type": f"response.{kind}.done", **at, **done})
         events.append({"type": "response.content_part.done", **at, "part": part})
@@ -106,8 +104,7 @@ def _inside(item: JsonObject, place: JsonObject) -> list[JsonObject]:
         at = {**where, "summary_index": index}
         events.append({"type": "response.reasoning_summary_part.added", **at, "part": {**part, "text": ""}})
         events += [
-            {"type": "response.reasoning_summary_text.delta", **at, "delta": piece}
-            for piece in _pieces(part["text"])
+            {"type": "response.reasoning_summary_text.delta", **at, "delta": piece} for piece in _pieces(part["text"])
         ]
         events.append({"type": "response.reasoning_summary_text.done", **at, "text": part["text"]})
         events.append({"type": "response.reasoning_summary_part.done", **at, "part": part})
@@ -145,18 +142,14 @@ def _interleaved(response: JsonObject) -> list[JsonObject]:
     """Both calls are added first; their arguments come in turns."""
     events = _events(response)
     added = [event for event in events if event["type"].endswith("item.added")]
-    deltas = [
-        [event for event in events if event.get("item_id") == item["id"]] for item in response["output"]
-    ]
+    deltas = [[event for event in events if event.get("item_id") == item["id"]] for item in response["output"]]
     turns = [event for pair in zip(*deltas, strict=False) for event in pair]
     rest = [event for own in deltas for event in own if event not in turns]
     done = [event for event in events if event["type"].endswith("item.done")]
     return [*events[:2], *added, *turns, *rest, *done, events[-1]]
 
 
-def _one(
-    name: str, response: JsonObject, end: str = "response.completed"
-) -> tuple[str, list[JsonObject], JsonObject]:
+def _one(name: str, response: JsonObject, end: str = "response.completed") -> tuple[str, list[JsonObject], JsonObject]:
     return name, _events(response, end), response
 
 
@@ -205,9 +198,7 @@ STREAMS = [
     _one("text", _response([_text("Hello, wörld \U0001f30d")])),
     _one("nothing", _response([])),
     _one("reasoning and a call", _REASONED),
-    _one(
-        "commentary, then two calls", _response([_text("On it.", phase="commentary"), *_TWO_CALLS["output"]])
-    ),
+    _one("commentary, then two calls", _response([_text("On it.", phase="commentary"), *_TWO_CALLS["output"]])),
     ("two calls that interleave", _interleaved(_TWO_CALLS), _TWO_CALLS),
     _one("a call cut by the token limit", _CUT, "response.incomplete"),
     _one(

@@ -111,14 +111,10 @@ def test_the_sdk_accepts_what_goes_back_of_a_reply(name: str, whole: dict[str, A
     assert MESSAGE.validate_python(written, strict=True, extra=extra)["role"] == "assistant"
 
 
-@pytest.mark.parametrize(
-    ("chunks", "whole"), [item[1:] for item in STREAMS if not item[0].startswith("compatible")]
-)
+@pytest.mark.parametrize(("chunks", "whole"), [item[1:] for item in STREAMS if not item[0].startswith("compatible")])
 def test_our_fixtures_are_of_the_documented_shape(chunks: list[Any], whole: dict[str, Any]) -> None:
     completion = ChatCompletion.model_validate(whole)
     assert DIALECT.read(completion).message.text == DIALECT.read(whole).message.text
     for chunk in chunks:
-        if not any(
-            "custom" in call for choice in chunk["choices"] for call in choice["delta"].get("tool_calls", ())
-        ):
+        if not any("custom" in call for choice in chunk["choices"] for call in choice["delta"].get("tool_calls", ())):
             ChatCompletionChunk.model_validate(chunk)

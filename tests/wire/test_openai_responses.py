@@ -29,9 +29,7 @@ HISTORY = [
             Media("application/pdf", url="https://example.com/a.pdf"),
         ),
     ),
-    Message.assistant(
-        "Let me look.", [ToolCall("call_A1", "forecast", {"city": "Paris"}, raw='{"city":  "Paris"}')]
-    ),
+    Message.assistant("Let me look.", [ToolCall("call_A1", "forecast", {"city": "Paris"}, raw='{"city":  "Paris"}')]),
     Message.tool([ToolResult("call_A1", "forecast", "sunny")]),
 ]
 
@@ -94,9 +92,7 @@ def test_what_a_model_put_out_goes_back_as_it_was(name: str, whole: dict[str, An
         ITEM.validate_python(item, strict=True, extra="forbid")
 
 
-@pytest.mark.parametrize(
-    ("chunks", "whole"), [item[1:] for item in STREAMS if not item[0].startswith("compatible")]
-)
+@pytest.mark.parametrize(("chunks", "whole"), [item[1:] for item in STREAMS if not item[0].startswith("compatible")])
 def test_our_fixtures_are_of_the_documented_shape(chunks: list[Any], whole: dict[str, Any]) -> None:
     assert DIALECT.read(Response.model_validate(whole)).message == DIALECT.read(whole).message
     reader = DIALECT.reader()

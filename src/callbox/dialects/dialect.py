@@ -61,11 +61,11 @@ class Dialect(Protocol):
         ...
 
     def define(self, tools: Sequence[Tool], *, strict: bool = False) -> Definitions:
-        """What goes into the request's ``tools``. Strict mode per tool, where the vendor has it and no meaning is lost."""
+        """What goes into the request's ``tools``. Strict per tool, where the vendor has it and no meaning is lost."""
         ...
 
     def read(self, response: Any, tools: Sequence[Tool] = ()) -> Reply:
-        """A whole response, dict or SDK object. Anything in it that is no call, text or known block is kept as `Opaque`.
+        """A whole response, dict or SDK object. What is no call, text or known block in it is kept as `Opaque`.
 
         Never raises for what a model does; a value that is no response of this vendor's gives an empty reply
         whose finish is ``"unknown"``.
@@ -77,7 +77,7 @@ class Dialect(Protocol):
         ...
 
     def restore(self, tool: Tool, arguments: JsonObject) -> JsonObject:
-        """Arguments in the vendor's terms (nullable instead of optional, enum as strings) back in the original schema's."""
+        """Arguments in the vendor's terms (nullable for optional, enum as strings) back in the original schema's."""
         ...
 
     def write_results(self, results: Sequence[ToolResult]) -> list[JsonObject]:
@@ -85,8 +85,10 @@ class Dialect(Protocol):
         ...
 
     def write(self, messages: Sequence[Message]) -> list[JsonObject]:
-        """A conversation as the vendor's list of messages (`messages`, `input` or `contents`); system messages where the
-        vendor keeps them in that list, else see `system`."""
+        """A conversation as the vendor's list of messages (`messages`, `input` or `contents`).
+
+        System messages are in it where the vendor keeps them there; else see `system`.
+        """
         ...
 
     def system(self, messages: Sequence[Message]) -> str | None:
