@@ -174,18 +174,19 @@ def model_converter(adapter: TypeAdapter[dict[str, Any]]) -> Convert:
         except ValidationError as error:
             try:
                 # JSON Schema counts 5.0 as an integer; a strict model does not. Only here, so that it costs nothing.
-                return validate(json.dumps(_with_integers(arguments)))
+                return validate(json.dumps(with_integers(arguments)))
             except ValidationError:
                 raise rejected(error, arguments) from None
 
     return convert
 
 
-def _with_integers(value: Any) -> Any:
+def with_integers(value: Any) -> Any:
+    """A JSON value in which every integral float has become an int: the same numbers to JSON Schema."""
     if isinstance(value, dict):
-        return {key: _with_integers(item) for key, item in cast("JsonObject", value).items()}
+        return {key: with_integers(item) for key, item in cast("JsonObject", value).items()}
     if isinstance(value, list):
-        return [_with_integers(item) for item in cast("list[Any]", value)]
+        return [with_integers(item) for item in cast("list[Any]", value)]
     return _integral(value)
 
 

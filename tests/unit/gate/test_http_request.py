@@ -205,8 +205,8 @@ def body(name: str, wire_name: str) -> HttpArgument:
 
 
 def test_a_json_body():
-    request = build(binding(body("a", "a"), body("b_", "b[]"), body("c", "c"), body="json"), a="ü", b_=[1.5, None])
-    assert request.content == '{"a":"ü","b[]":[1.5,null]}'.encode()
+    request = build(binding(body("a", "a"), body("b_", "b[]"), body("c", "c"), body="json"), a="ü", b_=[1.5, 2.0, None])
+    assert request.content == '{"a":"ü","b[]":[1.5,2,null]}'.encode()
     assert request.headers == [("content-type", "application/json")]
 
 

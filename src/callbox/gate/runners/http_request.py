@@ -9,6 +9,7 @@ from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 from callbox.errors import Rejected
+from callbox.tools.conversion import with_integers
 from callbox.tools.http_binding import Credential, HttpArgument, HttpBinding, Style
 from callbox.values import JsonObject, json_pointer
 
@@ -146,7 +147,7 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # 5.0 is an integer to JSON Schema, but not to every server
+        return str(int(value))  # as in a JSON body, see `_add_body`
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -244,7 +245,8 @@ def _add_body(request: HttpRequest, binding: HttpBinding, given: list[tuple[Http
     elif binding.body == "raw":
         request.content = _text(value).encode()
     else:
-        request.content = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        # 5.0 is an integer to JSON Schema, but not to every server.
+        request.content = json.dumps(with_integers(value), ensure_ascii=False, separators=(",", ":")).encode()
     request.headers.append(("content-type", binding.content_type))
 
 
