@@ -35,7 +35,7 @@ def load_target(target: str) -> Loaded:
     OpenAPI document. Loading a module runs it.
 
     Raises:
-        ConfigurationError: There is no such module, attribute or file, or no tool in it.
+        ConfigurationError: There is no such module, attribute or file, it cannot be imported, or has no tool in it.
     """
     loaded = _from_file(Path(target)) if target.endswith(".json") else _from_module(target)
     if not loaded.tools and not loaded.invalid:
@@ -47,7 +47,7 @@ def load_toolset(target: str) -> Toolset:
     """The tools of a target as a toolset; see `load_target`.
 
     Raises:
-        ConfigurationError: There is no such module, attribute or file, or no tool in it.
+        ConfigurationError: There is no such module, attribute or file, it cannot be imported, or has no tool in it.
         DefinitionError: One of its tools is wrong, or two have one name.
     """
     loaded = load_target(target)
@@ -64,14 +64,10 @@ def _from_module(target: str) -> Loaded:
         sys.path.insert(0, here)
     try:
         module = import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name.partition(".")[0] and error.name != name:
-            raise
-        raise ConfigurationError(
-            f"There is no module {name!r}.", hint='Give "module:attribute", or a file that ends in .json.'
-        ) from None
     except DefinitionError as error:
         return Loaded(invalid=[(name, error)])
+    except (Exception, SystemExit) as error:  # a module can raise anything while it is imported, or want to exit
+        raise _not_imported(name, error) from None
     if not attribute:
         found = [value for value in vars(module).values() if isinstance(value, Tool | Toolset)]
         return _of([each for value in found for each in (value if isinstance(value, Toolset) else [value])])
@@ -86,6 +82,16 @@ def _from_module(target: str) -> Loaded:
         return _of(list(Toolset(value)))
     except DefinitionError as error:
         return Loaded(invalid=[(target, error)])
+
+
+def _not_imported(name: str, error: BaseException) -> ConfigurationError:
+    # Of "a.b", "a" may be missing as well; any other module that is missing is the target's own trouble.
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+        return ConfigurationError(
+            f"There is no module {name!r}.", hint='Give "module:attribute", or a file that ends in .json.'
+        )
+    text = " ".join(str(error).split())
+    return ConfigurationError(f"Module {name!r} cannot be imported: {type(error).__name__}{text and f': {text}'}.")
 
 
 def _of(tools: list[Tool]) -> Loaded:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 
-def _no_progress(progress: float, total: float | None, message: str | None) -> None:
+class Report(Protocol):
+    """Tells whoever watches how far a tool is.
+
+    Args:
+        progress: How much is done, in whatever unit.
+        total: How much there is to do, in the same unit; None where nobody knows.
+        message: What is being done now.
+    """
+
+    def __call__(self, progress: float, total: float | None = None, message: str | None = None, /) -> None: ...
+
+
+def _no_progress(progress: float, total: float | None = None, message: str | None = None, /) -> None:
     """Nobody listens."""
 
 
@@ -36,7 +48,7 @@ class CallContext:
         state: Whatever object the caller of the gate passed along; shared by all calls of a run, never copied.
         remaining_s: Seconds until the deadline; None without one.
         is_cancelled: For sync tools, which run in a thread that nothing can stop: poll it in long loops.
-        report: ``report(progress, total, message)`` tells whoever watches.
+        report: ``report(0.5)``, ``report(3, 10, "Reading page 3")``: see `Report`.
     """
 
     call_id: str
@@ -51,7 +63,7 @@ class CallContext:
     state: Any = None
     remaining_s: Callable[[], float | None] = field(default=_no_deadline, repr=False)
     is_cancelled: Callable[[], bool] = field(default=_never, repr=False)
-    report: Callable[[float, float | None, str | None], None] = field(default=_no_progress, repr=False)
+    report: Report = field(default=_no_progress, repr=False)
 
 
 def context_parameter(function: Callable[..., Any]) -> str | None:

@@ -96,7 +96,7 @@ def _parameters(document: JsonObject, item: JsonObject, operation: JsonObject) -
         for each in cast("list[Any]", stated) if isinstance(stated, list) else []:
             parameter = follow(document, each)
             name, place = parameter.get("name"), parameter.get("in")
-            if not isinstance(name, str) or place not in _DEFAULT_STYLES:
+            if not isinstance(name, str) or not isinstance(place, str) or place not in _DEFAULT_STYLES:
                 raise DefinitionError(
                     f"Parameter {name!r} is in {place!r}.",
                     hint="It needs a name, and in: path, query, header or cookie.",
@@ -119,7 +119,8 @@ def _add_parameter(
     if place == "header" and wire_name.lower() == "idempotency-key":
         request.idempotency_header = wire_name
         return
-    style = cast("Style", parameter.get("style") or _DEFAULT_STYLES[place])
+    stated = parameter.get("style") or _DEFAULT_STYLES[place]
+    style = cast("Style", stated if isinstance(stated, str) else "")
     schema: Any = parameter.get("schema", {})
     content = parameter.get("content")
     if isinstance(content, dict) and content:
@@ -201,14 +202,15 @@ def _members(reader: SchemaReader, schema: Any, *, required: bool) -> tuple[Json
         return None
     found = cast("JsonObject", schema)
     properties = found.get("properties")
-    needed = cast("list[str]", found.get("required") or [])
+    stated = found.get("required", [])
+    needed = cast("list[str]", stated) if isinstance(stated, list) else None
     # Without a body, its required properties are not required: that could not be said of single arguments.
-    loses = any(key in found for key in _RULES) or (bool(needed) and not required)
+    loses = any(key in found for key in _RULES) or needed is None or (bool(needed) and not required)
     if found.get("type", "object") != "object" or not isinstance(properties, dict) or not properties or loses:
         return None
     if found.get("additionalProperties") not in (None, False):
         return None
-    return cast("JsonObject", properties), needed
+    return cast("JsonObject", properties), needed or []
 
 
 _RULES = IN_PLACE | {

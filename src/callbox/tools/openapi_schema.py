@@ -104,7 +104,9 @@ class SchemaReader:
         if dropped:
             schema["properties"] = {name: each for name, each in members.items() if name not in dropped}
             if isinstance(schema.get("required"), list):
-                schema["required"] = [name for name in schema["required"] if name not in dropped]
+                schema["required"] = [
+                    name for name in schema["required"] if not isinstance(name, str) or name not in dropped
+                ]
 
     def _name(self, reference: str) -> str:
         known = self._names.get(reference)

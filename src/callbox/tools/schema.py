@@ -212,9 +212,10 @@ class _Graph:
         pointer = fragment if is_pointer else self._anchors.get(fragment)
         found = None if pointer is None else at_pointer(self.root, pointer)
         if found is None or not isinstance(found[1], dict | bool):
+            defined = sorted(str(path[1]) for path, _ in children(self.root) if path[0] == "$defs")
             raise DefinitionError(
                 f"Tool {self.tool_name!r}: {reference[:200]!r} at {json_pointer(at) or '/'} points to nothing.",
-                hint=f"Defined are: {', '.join(sorted(self.root.get('$defs', {}))[:20]) or 'no $defs'}.",
+                hint=f"Defined are: {', '.join(defined[:20]) or 'no $defs'}.",
             )
         return found
 

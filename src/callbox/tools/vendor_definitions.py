@@ -148,8 +148,9 @@ def from_gemini(schema: Any) -> Any:
         if kind.upper() == "TYPE_UNSPECIFIED":
             del out["type"]
     for key in _GEMINI_COUNTS:
-        if isinstance(out.get(key), str):  # int64 is a string in protobuf's JSON
-            out[key] = int(out[key])
+        text = out.get(key)
+        if isinstance(text, str) and text.isdecimal() and len(text) < 20:  # int64 is a string in protobuf's JSON
+            out[key] = int(text)
     if out.get("format") == "enum":
         del out["format"]
     if "example" in given:

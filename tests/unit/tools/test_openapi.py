@@ -7,6 +7,8 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from callbox import Toolset
 from callbox.errors import ConfigurationError, DefinitionError
@@ -168,6 +170,34 @@ def only(document: dict[str, Any], **options: Any) -> Tool:
 def with_body(schema: Any, media_type: str = "application/json", version: str = "3.1.0", **more: Any) -> Tool:
     body = {"required": True, "content": {media_type: {"schema": schema}}, **more}
     return only(minimal({"operationId": "x", "summary": "Do x.", "requestBody": body}, version=version))
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(inner for key, item in items for inner in places(item, (*path, key)))]
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from(["", "x", "#/paths", "#", "https://x.example/y"]),
+    st.sampled_from([[], {}, [None], {"$ref": "#"}, {"$ref": "#/components/schemas/Tea"}, {"": {}}, [[]], {"get": 5}]),
+)
+
+
+@given(st.sampled_from([each for each in places(SHOP) if each]), ODD)
+def test_a_document_with_one_odd_value_makes_tools_or_is_refused(path: tuple[Any, ...], odd: Any):
+    document = deepcopy(SHOP)
+    here: Any = document
+    for step in path[:-1]:
+        here = here[step]
+    here[path[-1]] = deepcopy(odd)
+    try:
+        made = Toolset.from_openapi(document, base_url="https://x.example", auth={"key": "k"})
+    except (DefinitionError, ConfigurationError):
+        return
+    assert all(isinstance(each.binding, HttpBinding) for each in made)
 
 
 # Operations

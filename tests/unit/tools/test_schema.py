@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from callbox.errors import DefinitionError
@@ -237,6 +237,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
+@example({"$dynamicRef": "#/$defs/a", "$defs": None})
 def test_any_value_either_compiles_or_is_refused_as_a_definition(value: Any):
     try:
         validator = compile_schema({"type": "object", **value} if isinstance(value, dict) else value)

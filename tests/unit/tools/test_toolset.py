@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from callbox import CallContext, Toolset, tool
@@ -164,6 +166,14 @@ def test_objects_of_an_sdk_are_read():
         ({"name": "f", "description": "D.", "parameters": "x"}, "not an object"),
         ({"name": "f", "description": "D.", "parameters": {"type": "string"}}, 'must have type "object"'),
         ({"name": "f"}, "no description"),
+        (
+            {
+                "functionDeclarations": [
+                    {"name": "f", "description": "D.", "parameters": {"maxProperties": "9" * 5_000}}
+                ]
+            },
+            "",
+        ),
         ({"name": "a.b", "description": "D."}, 'Use name="a_b"'),
     ],
 )
@@ -186,6 +196,36 @@ def test_a_hostile_depth_is_refused_before_it_is_walked():
             Toolset.from_schemas([definition])
     while deep:  # taken apart by hand: freeing it would recurse
         deep = deep.pop("items")
+
+
+DEFINITION_KEYS = [
+    *("name", "description", "parameters", "input_schema", "inputSchema", "function", "functionDeclarations", "type"),
+    *("annotations", "items", "properties", "nullable", "enum", "any_of", "minItems", "format", "example", "title"),
+    *("readOnlyHint", "parametersJsonSchema", "outputSchema", "$ref", "anyOf"),
+]
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["", "x", "STRING", "object", "#"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(DEFINITION_KEYS),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=15,
+)
+
+
+@given(ODD)
+def test_any_definition_makes_tools_or_is_refused(definition: Any):
+    for each in (definition, {"name": "a", "description": "A.", "parameters": definition}):
+        for entry in (each, {"functionDeclarations": [each]}):
+            try:
+                made = Toolset.from_schemas([entry])
+            except DefinitionError:
+                continue
+            assert all(tool.validator for tool in made)
 
 
 # Running them
