@@ -66,7 +66,7 @@ def _from_module(target: str) -> Loaded:
         module = import_module(name)
     except DefinitionError as error:
         return Loaded(invalid=[(name, error)])
-    except (Exception, SystemExit) as error:  # a module can raise anything while it is imported, or want to exit
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a module can raise anything while it is imported
         raise _not_imported(name, error) from None
     if not attribute:
         found = [value for value in vars(module).values() if isinstance(value, Tool | Toolset)]

@@ -172,7 +172,7 @@ def test_objects_of_an_sdk_are_read():
                     {"name": "f", "description": "D.", "parameters": {"maxProperties": "9" * 5_000}}
                 ]
             },
-            "",
+            "must have type",
         ),
         ({"name": "a.b", "description": "D."}, 'Use name="a_b"'),
     ],
