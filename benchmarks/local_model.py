@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from callbox.tools.tool import Tool
 
 CATEGORIES = ("simple_python", "multiple", "parallel")
-OUTPUT_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +87,7 @@ def cases_of(category: str, limit: int) -> list[Case]:
 
 async def ask(model: Local, case: Case) -> list[ToolCall]:
     """The calls of the first turn, as the gate reads them."""
-    request = Request(
-        messages=[Message.user(case.text)], tools=case.tools, output_tokens_max=OUTPUT_TOKENS, temperature=0.0
-    )
+    request = Request(messages=[Message.user(case.text)], tools=case.tools, temperature=0.0)
     reply = await model.complete(request)
     return [call for call, _ in Gate(case.tools).prepare(reply.calls)]
 

@@ -181,6 +181,7 @@ class _Writer:
         self._engine = engine
         self._request = request
         self._temperature = temperature if request.temperature is None else request.temperature
+        self._tokens_max = request.output_tokens_max or OUTPUT_TOKENS
         self._tell = tell
         self._stopped = stopped
         self._reader = ReplyReader()
@@ -204,8 +205,13 @@ class _Writer:
             grammar = None
             if prompt.tools and constrained:
                 calls_max = CALLS_MAX if self._request.parallel and prompt.several else 1
-                filled = prompt.asked is not None
-                grammar = call_grammar(prompt.tools, text=prompt.text, calls_max=calls_max, filled=filled).lark
+                grammar = call_grammar(
+                    prompt.tools,
+                    text=prompt.text,
+                    calls_max=calls_max,
+                    tokens_max=self._tokens_max,
+                    guided=prompt.asked is not None,
+                ).lark
             self._generate(prompt.messages, grammar, prompt.slot)
         for event in self._reader.finish():
             self._tell(event)
@@ -221,7 +227,7 @@ class _Writer:
             Generation(
                 messages=messages,
                 grammar=grammar,
-                tokens_max=self._request.output_tokens_max or OUTPUT_TOKENS,
+                tokens_max=self._tokens_max,
                 temperature=self._temperature,
                 slot=slot,
                 extra=self._request.extra,

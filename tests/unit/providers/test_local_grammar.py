@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from callbox.errors import ProviderBadRequest
 from callbox.providers.local_grammar import (
-    Bounds,
     Follower,
     byte_tokenizer,
     call_grammar,
     compile_problem,
     losses_of,
-    narrow,
 )
+from callbox.providers.local_narrowing import Bounds, longest, narrow
 from callbox.tools.tool import Tool
 
 pytest.importorskip("llguidance")
@@ -245,7 +244,7 @@ def test_filled_arrays_are_not_empty_unless_they_may_hold_nothing() -> None:
         b={"type": "array", "maxItems": 0},
         c={"type": "array", "items": {"type": "integer"}, "minItems": 2},
     )
-    lark = call_grammar([tool(schema)], text=False, calls_max=1, filled=True).lark
+    lark = call_grammar([tool(schema)], text=False, calls_max=1, guided=True).lark
     assert accepts(lark, 'CALL t {"a":[1],"b":[],"c":[1,2]}')
     assert not accepts(lark, 'CALL t {"a":[],"b":[],"c":[1,2]}')
     assert not accepts(lark, 'CALL t {"a":[1],"b":[],"c":[1]}')
@@ -255,6 +254,47 @@ def test_filled_arrays_are_not_empty_unless_they_may_hold_nothing() -> None:
 def test_an_array_of_choices_is_no_longer_than_the_choices() -> None:
     schema = props(v={"type": "array", "items": {"enum": ["x", "y"]}})
     assert allows(schema, {"v": ["x", "y"]}, {"v": ["x", "y", "x"]}) == [True, False]
+
+
+def test_the_longest_call_fits_the_budget_of_tokens() -> None:
+    schema = props(
+        where={"type": "string"},
+        tags={"type": "array", "items": {"type": "string"}},
+        prices={"type": "array", "items": {"type": "number"}},
+    )
+    for tokens_max, text_of, fits in ((4000, 240, True), (256, 240, False), (256, 30, True), (64, 30, False)):
+        lark = call_grammar([tool(schema)], text=False, calls_max=1, tokens_max=tokens_max).lark
+        value = json.dumps({"where": "x" * text_of, "tags": ["y"], "prices": [1]}, separators=(",", ":"))
+        assert accepts(lark, f"CALL t {value}") is fits
+    guided = call_grammar([tool(props(v={"type": "string"}))], text=False, calls_max=1, guided=True).lark
+    assert accepts(guided, f'CALL t {{"v":"{"x" * 240}"}}')
+    assert not accepts(guided, f'CALL t {{"v":"{"x" * 241}"}}')
+
+
+@pytest.mark.parametrize(
+    ("schema", "chars"),
+    [
+        ({"enum": ["a", "bcd"]}, 5),
+        ({"const": 12}, 2),
+        ({"type": "string", "maxLength": 5}, 7),
+        ({"type": "string", "format": "date"}, 42),
+        ({"type": "boolean"}, 5),
+        ({"type": "number"}, 27),
+        ({"type": "array", "maxItems": 3, "items": {"type": "null"}}, 20),
+        ({"type": "array", "maxItems": 0, "prefixItems": [{"type": "null"}], "items": False}, 8),
+        ({"type": "object", "properties": {"ab": {"type": "null"}}}, 13),
+        ({"type": "object", "additionalProperties": {"type": "null"}, "maxProperties": 2}, 12),
+        ({"type": "object", "patternProperties": {"x": {"type": "null"}}}, 7),
+        ({"anyOf": [{"const": 1}, {"const": 123}]}, 3),
+        ({"allOf": [{"const": 1}, {"const": 123}]}, 4),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "null"}}}, 5),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, 64),
+        ({"$ref": "#/elsewhere"}, 64),
+        ({}, 0),
+    ],
+)
+def test_the_longest_value_is_known(schema: dict, chars: int) -> None:
+    assert longest(schema) == chars
 
 
 def test_compile_problem_says_what_is_wrong() -> None:
