@@ -7,19 +7,17 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from rich.prompt import Confirm
 from rich.text import Text
 
 from callbox.agents.agent import Agent
 from callbox.agents.events import CallFinished, CallProgress, CallRunning, RunEnded
 from callbox.agents.stream import RunStream
-from callbox.calls.call import ToolCall
 from callbox.cli import demo
+from callbox.cli.approval import TerminalApprover
 from callbox.cli.targets import load_target
-from callbox.cli.terminal import arguments, clean, console, errors, shorten, show_call, show_result
-from callbox.errors import CallboxError, ProviderError
+from callbox.cli.terminal import clean, console, shorten, show_call, show_error, show_result
+from callbox.errors import CallboxError, ConfigurationError
 from callbox.messages import Message, TextDelta
-from callbox.policy.policy import Ask
 from callbox.tools.tool import Tool
 from callbox.tools.toolset import Toolset
 
@@ -38,15 +36,15 @@ def chat(
     """Talk to a model that may call your tools. Ctrl-C cancels the answer, Ctrl-D leaves."""
     try:
         toolset = Toolset(_load(tools) if tools else demo.TOOLS)
-        agent = Agent(model, toolset, instructions, approver=_approve)
+        agent = Agent(model, toolset, instructions, approver=TerminalApprover())
     except CallboxError as error:
-        errors.print(Text(str(error), "red"))
+        show_error(error)
         raise typer.Exit(2) from None
     with asyncio.Runner() as runner:
         try:
             conversation = Conversation(agent)
             if prompt is not None:
-                raise typer.Exit(0 if _say(runner, conversation, prompt) else 1)
+                raise typer.Exit(_say(runner, conversation, prompt))
             console.print(Text(f"{model}, tools: {', '.join(toolset.names) or 'none'}. Ctrl-D leaves.", "dim"))
             _converse(runner, conversation, lambda: console.input("[bold]> [/bold]"))
         finally:
@@ -88,14 +86,16 @@ def _converse(runner: asyncio.Runner, conversation: Conversation, read: Callable
             _say(runner, conversation, line)
 
 
-def _say(runner: asyncio.Runner, conversation: Conversation, text: str) -> bool:
+def _say(runner: asyncio.Runner, conversation: Conversation, text: str) -> int:
+    """One run; what the command would exit with after it."""
     try:
-        return runner.run(conversation.say(text))
+        return 0 if runner.run(conversation.say(text)) else 1
     except KeyboardInterrupt:  # the runner has cancelled the run, and the run its calls
         console.print(Text("\ncancelled", "yellow"))
-    except ProviderError as error:
-        errors.print(Text(f"{error.code}: {error}", "red"))
-    return False
+    except CallboxError as error:
+        show_error(error)
+        return 2 if isinstance(error, ConfigurationError) else 1
+    return 1
 
 
 async def _show(stream: RunStream) -> bool:
@@ -122,8 +122,3 @@ async def _show(stream: RunStream) -> bool:
             console.print(Text(f"{len(run.calls)} calls, {tokens}", "dim"))
             return run.stop == "done"
     return False
-
-
-async def _approve(call: ToolCall, tool: Tool, ask: Ask) -> bool:
-    console.print(Text(f"\n{shorten(ask.reason)}\n  {tool.name}({arguments(call)})", "yellow"))
-    return await asyncio.to_thread(Confirm.ask, "Run it?", default=False)

@@ -13,7 +13,7 @@ from rich.text import Text
 from callbox.agents.agent import Agent
 from callbox.agents.events import CallFinished, CallRunning, RunEnded
 from callbox.agents.run import Run
-from callbox.cli.terminal import clean, console, errors, show_call, show_result
+from callbox.cli.terminal import clean, console, errors, show_call, show_error, show_result
 from callbox.errors import CallboxError, ConfigurationError
 from callbox.messages import TextDelta
 from callbox.tools.signature import tool
@@ -72,7 +72,7 @@ def demo(
     try:
         run = asyncio.run(_run(model))
     except CallboxError as error:
-        errors.print(Text(str(error), "red"))
+        show_error(error)
         raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from None
     except KeyboardInterrupt:
         console.print(Text("\ncancelled", "yellow"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from typing import Any, cast
 
 from rich.console import Console
 from rich.text import Text
 
 from callbox.calls.call import ToolCall, ToolResult
+from callbox.errors import CallboxError
 from callbox.values import JsonObject
 
 console = Console(highlight=False)
@@ -18,14 +20,24 @@ errors = Console(stderr=True, highlight=False)
 LINE_CHARS_MAX = 160
 """Characters of a call or a result that are shown on its line."""
 
-# Escape sequences could retitle the window, move the cursor over earlier output, or write the clipboard (OSC 52);
-# bidirectional controls could make a call read as another one.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+ERROR_CHARS_MAX = 1_000
+"""Characters of an error that are shown on its line."""
+
+_ASCII_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+# Shown as nothing, or as a blank, though Unicode counts them as letters and marks: fillers and variation selectors.
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 
 def clean(text: str) -> str:
-    """The text without control characters; line ends and tabs stay."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    """The text without control and format characters, surrogates and unassigned ones; line ends and tabs stay."""
+    # Escape sequences could retitle the window, move the cursor over earlier output, or write the clipboard (OSC 52);
+    # bidirectional controls could make a call read as another one; zero-width and tag characters hide text in text.
+    text = _ASCII_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    if text.isascii():
+        return text
+    wrong = {ord(char) for char in set(_NOT_ASCII.findall(text)) if unicodedata.category(char)[0] == "C"}
+    return text.translate(dict.fromkeys(wrong, "\N{REPLACEMENT CHARACTER}")) if wrong else text
 
 
 def shorten(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
@@ -46,6 +58,19 @@ def show_result(result: ToolResult) -> None:
     console.print(Text.assemble(("  ← ", style), (shorten(result.content), style), (took, "dim")))
 
 
+def show_error(error: CallboxError) -> None:
+    """Print an error with its code and what to do about it, on one line."""
+    errors.print(Text(shorten(f"{error.code}: {error}", ERROR_CHARS_MAX), "red"))
+
+
+def full_arguments(call: ToolCall) -> list[str]:
+    """All arguments of a call, one a line, as JSON; what one would not see in it is escaped."""
+    if not isinstance(call.arguments, dict):
+        return [_visible(str(call.arguments))]
+    given = cast("JsonObject", call.arguments)
+    return [_visible(f"{_literal(name)}: {_literal(value)}") for name, value in given.items()]
+
+
 def arguments(call: ToolCall) -> str:
     """A call's arguments as one reads them: ``city='Paris', days=3``."""
     if not isinstance(call.arguments, dict):
@@ -56,3 +81,11 @@ def arguments(call: ToolCall) -> str:
 
 def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _visible(text: str) -> str:
+    return "".join(map(_escaped, text))
+
+
+def _escaped(char: str) -> str:
+    return char if char.isprintable() and not _BLANK.match(char) else json.dumps(char)[1:-1]

@@ -1,5 +1,6 @@
 """`callbox chat` as a person meets it."""
 
+import json
 import os
 import pty
 import select
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 import callbox.agents.agent
 from callbox.cli.main import app
-from callbox.errors import ProviderUnavailable
+from callbox.errors import ConfigurationError, ProviderUnavailable
 from callbox.messages import Message, Reply
 from callbox.providers.scripted import Scripted
 
@@ -31,6 +32,11 @@ async def get_order(order_id: str, context: CallContext) -> dict:
 async def refund(order_id: str) -> str:
     """Refund one order."""
     return f"refunded {order_id}"
+
+@tool(effect="read", approval="always")
+async def open_letter(sender: str) -> str:
+    """Open a letter."""
+    return f"opened {sender}'s"
 
 @tool(effect="read")
 async def wait() -> str:
@@ -105,6 +111,23 @@ def test_a_provider_that_fails_is_named_and_the_conversation_goes_on(say):
     assert result.exit_code == 0
 
 
+NO_KEY = ConfigurationError("No API key for Vendor.", hint="Set VENDOR_KEY.")
+
+
+def test_a_missing_key_is_one_line_and_a_wrong_configuration(say):
+    result, _ = say([NO_KEY], "?")
+    assert "configuration_error: No API key for Vendor. Set VENDOR_KEY." in result.output
+    assert "Traceback" not in result.output
+    assert result.exit_code == 2
+
+
+def test_a_missing_key_does_not_end_a_conversation(say):
+    result, _ = say([NO_KEY, "Back."], typed="one\ntwo\n")
+    assert "No API key" in result.output
+    assert "Back." in result.output
+    assert result.exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["--tools", "no_such_module"], "no_such_module"), (["--model", "nobody:x"], "nobody")],
@@ -121,10 +144,18 @@ def test_tools_that_are_wrong_are_refused(project):
     assert result.exit_code == 2
 
 
+def test_a_module_that_cannot_be_imported_is_said_in_a_line(project):
+    (project / "broken_tools.py").write_text("import a_module_that_is_missing")
+    result = CliRunner().invoke(app, ["chat", "?", "-t", "broken_tools"])
+    assert result.exit_code == 2
+    assert "ModuleNotFoundError: No module named 'a_module_that_is_missing'" in " ".join(result.output.split())
+
+
 DRIVER = """
+import json, sys
 import callbox.agents.agent
 from callbox.providers.scripted import Scripted
-model = Scripted([{"call": "wait", "arguments": {}}, "Still here."])
+model = Scripted(json.loads(sys.argv[1]))
 callbox.agents.agent.find_provider = lambda spec: model
 from callbox.cli.main import app
 app(["chat", "--tools", "shop_tools"])
@@ -134,10 +165,10 @@ app(["chat", "--tools", "shop_tools"])
 class Terminal:
     """A real terminal with the command in it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, script):
         self.own, other = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER],
+            [sys.executable, "-c", DRIVER, json.dumps(script)],
             stdin=other,
             stdout=other,
             stderr=other,
@@ -151,11 +182,14 @@ class Terminal:
     def type(self, text):
         os.write(self.own, text.encode())
 
-    def wait_for(self, text):
+    def interrupt(self):
+        self.process.send_signal(signal.SIGINT)
+
+    def wait_for(self, text, times=1):
         deadline = time.monotonic() + 60
-        while text not in self.seen:
+        while self.seen.count(text) < times:
             assert time.monotonic() < deadline, self.seen
-            assert self.process.poll() is None or text in self.seen, self.seen
+            assert self.process.poll() is None, self.seen
             if select.select([self.own], [], [], 0.1)[0]:
                 self.seen += os.read(self.own, 4096).decode(errors="replace")
 
@@ -165,17 +199,67 @@ class Terminal:
         os.close(self.own)
 
 
-def test_ctrl_c_cancels_the_answer_and_leaves_the_conversation_usable(project):
-    terminal = Terminal(project)
-    try:
-        terminal.wait_for("> ")
-        terminal.type("go\n")
-        terminal.wait_for("wait()")
-        terminal.process.send_signal(signal.SIGINT)
-        terminal.wait_for("cancelled")
-        terminal.type("and now?\n")
-        terminal.wait_for("Still here.")
-        terminal.type("\x04")
-        assert terminal.process.wait(30) == 0
-    finally:
-        terminal.close()
+@pytest.fixture
+def terminal(project):
+    opened = []
+
+    def start(*script):
+        opened.append(Terminal(project, script))
+        opened[-1].wait_for("> ")
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+def test_ctrl_c_cancels_the_answer_and_leaves_the_conversation_usable(terminal):
+    chat = terminal({"call": "wait", "arguments": {}}, "Still here.")
+    chat.type("go\n")
+    chat.wait_for("wait()")
+    chat.interrupt()
+    chat.wait_for("cancelled")
+    chat.type("and now?\n")
+    chat.wait_for("Still here.")
+    chat.type("\x04")
+    assert chat.process.wait(30) == 0
+
+
+def test_ctrl_c_at_the_approval_prompt_reads_nothing_more(terminal):
+    chat = terminal({"call": "refund", "arguments": {"order_id": "A-1"}}, "Still here.")
+    chat.type("go\n")
+    chat.wait_for("Run it?")
+    chat.interrupt()
+    chat.wait_for("cancelled")
+    chat.type("yes, and now?\n")
+    chat.wait_for("Still here.")
+    assert "refunded" not in chat.seen
+    chat.type("\x04")
+    assert chat.process.wait(30) == 0
+
+
+def test_calls_side_by_side_are_asked_about_one_after_the_other(terminal):
+    letters = [{"call": "open_letter", "arguments": {"sender": name}} for name in ("Ann", "Bob")]
+    chat = terminal(letters, "Done.")
+    chat.type("go\n")
+    chat.wait_for("Run it?")
+    assert "Ann" in chat.seen
+    assert "Bob" not in chat.seen
+    chat.type("y\n")
+    chat.wait_for("Run it?", times=2)
+    chat.type("n\n")
+    chat.wait_for("Done.")
+    assert chat.seen.count("opened ") == 1
+    assert chat.seen.count("approval_refused") == 1
+
+
+def test_what_was_typed_before_the_question_is_no_answer_to_it(terminal):
+    letters = [{"call": "open_letter", "arguments": {"sender": name}} for name in ("Ann", "Bob")]
+    chat = terminal(letters, "Done.")
+    chat.type("go\n")
+    chat.wait_for("Run it?")
+    chat.type("y\ny\n")
+    chat.wait_for("Run it?", times=2)
+    chat.type("\x04")
+    chat.wait_for("Done.")
+    assert chat.seen.count("opened ") == 1
