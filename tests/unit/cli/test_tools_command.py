@@ -210,9 +210,20 @@ def test_targets():
         load_toolset("the_shop:nothing")
 
 
-@pytest.mark.parametrize("line", ["import a_module_that_is_missing", "raise SystemExit(3)", "1 / 0", "def ("])
-def test_a_module_that_cannot_be_imported_says_why(line: str):
-    Path("the_importer.py").write_text(line)
-    done = run("lint", "the_importer")
+@pytest.mark.parametrize("command", ["lint", "show"])
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import a_module_that_is_missing", "ModuleNotFoundError: No module named 'a_module_that_is_missing'"),
+        ("import the_importer.deeper", "ModuleNotFoundError: No module named 'the_importer.deeper'"),
+        ("def f(:", "SyntaxError: "),
+        ("raise RuntimeError('two\\nlines \\x1b[2J')", "RuntimeError: two lines \ufffd[2J."),
+        ("raise SystemExit", "SystemExit."),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_said_with_exit_code_2(command: str, source: str, message: str):
+    Path("the_importer.py").write_text(source)
+    done = run(command, "the_importer")
     assert done.exit_code == 2
-    assert "Module 'the_importer' cannot be imported" in done.stderr.replace("\n", " ")
+    assert f"Module 'the_importer' cannot be imported: {message}" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.output
