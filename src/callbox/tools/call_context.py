@@ -17,7 +17,9 @@ class Report(Protocol):
         message: What is being done now.
     """
 
-    def __call__(self, progress: float, total: float | None = None, message: str | None = None, /) -> None: ...
+    def __call__(self, progress: float, total: float | None = None, message: str | None = None, /) -> None:
+        """Tell it."""
+        ...
 
 
 def _no_progress(progress: float, total: float | None = None, message: str | None = None, /) -> None:
