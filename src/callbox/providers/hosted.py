@@ -166,9 +166,14 @@ class HostedProvider(ABC):
             await self._close(stream.source)
 
     async def aclose(self) -> None:
-        """See `Provider.aclose`. A client that was passed in stays open: it is not ours."""
+        """See `Provider.aclose`. A client that was passed in stays open: it is not ours.
+
+        Clients of other event loops are still at work there; each is closed by an `aclose` in its own loop.
+        """
         client = self._clients.pop(asyncio.get_running_loop(), None)
-        self._clients.clear()
+        for loop in self._loops():
+            if loop.is_closed():
+                self._clients.pop(loop, None)  # nothing can be awaited there any more
         if client is not None:
             await self._close_client(client)
 
@@ -305,7 +310,7 @@ class HostedProvider(ABC):
 
     def _all_secrets(self) -> list[str]:
         found = [*self._secrets]
-        for client in (self._given, *self._clients.values()):
+        for client in (self._given, *(self._clients.get(loop) for loop in self._loops())):
             # The Gemini client keeps its key one level down.
             for holder in (client, getattr(client, "_api_client", None)):
                 found += [
@@ -325,6 +330,10 @@ class HostedProvider(ABC):
             if client is not made:
                 await self._close_client(made)
         return client
+
+    def _loops(self) -> list[asyncio.AbstractEventLoop]:
+        # A copy, made in one step: other threads add their loops while this one looks.
+        return [loop for reference in self._clients.keyrefs() if (loop := reference()) is not None]
 
     @staticmethod
     def _remaining(deadline: float) -> float:

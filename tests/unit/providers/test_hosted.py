@@ -334,6 +334,41 @@ def test_one_provider_serves_several_event_loops(kind: str) -> None:
         ]
 
 
+def test_closing_in_one_thread_leaves_the_clients_of_others_to_them(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[tuple[Any, Any]] = []
+
+    with VendorServer(Say("one"), Say("two"), Say("three")) as server:
+        model: Any = provider(f"{kind}:m", api_key="test-key", base_url=server.url + PATHS[kind])
+        close = model._close_client
+
+        async def noted(client: Any) -> None:
+            closed.append((asyncio.get_running_loop(), client))
+            await close(client)
+
+        monkeypatch.setattr(model, "_close_client", noted)
+
+        async def first() -> None:
+            assert (await model.complete(ASK)).message.text == "one"
+            mine = await model._client()
+            assert await asyncio.to_thread(lambda: asyncio.run(ask(model))) == "two"
+            assert [client is mine for _, client in closed] == [False]
+            assert await model._client() is mine
+            assert await ask(model) == "three"
+            assert closed[1] == (asyncio.get_running_loop(), mine)
+
+        asyncio.run(first())
+    assert len(model._clients) == 0
+
+
+async def test_clients_of_loops_that_are_gone_are_dropped() -> None:
+    model: Any = provider("openai:m", api_key="test-key")
+    gone = asyncio.new_event_loop()
+    model._clients[gone] = object()
+    gone.close()
+    await model.aclose()
+    assert len(model._clients) == 0
+
+
 async def test_without_a_key_the_variable_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
         "openai": "OPENAI_API_KEY",
