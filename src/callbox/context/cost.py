@@ -57,6 +57,9 @@ class RunCost:
         self._last: tuple[int, ...] = (0,) * len(_FIELDS)
         self._total: tuple[int, ...] = self._last
 
+    def __repr__(self) -> str:
+        return f"RunCost(requests={self.requests}, last={self.last!r}, total={self.total!r})"
+
     @property
     def last(self) -> RequestCost:
         """The last request."""

@@ -76,3 +76,10 @@ def test_counts_follow_the_calibration() -> None:
     cost.record(window, definitions=50)
     assert cost.last.definitions == 100
     assert cost.last.history == 2 * window.counted_tokens
+
+
+def test_a_cost_shows_what_is_in_it() -> None:
+    window, cost = Window(100_000), RunCost()
+    asked(window, 1)
+    cost.record(window, usage=Usage(input_tokens=900, output_tokens=12))
+    assert repr(cost) == f"RunCost(requests=1, last={cost.last!r}, total={cost.total!r})"
