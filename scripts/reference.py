@@ -40,11 +40,7 @@ def errors_page() -> str:
 
 def limits_page() -> str:
     """Every limit of a gate."""
-    text = inspect.cleandoc(Limits.__doc__ or "")
-    described: dict[str, str] = {}
-    for line in text.split("Attributes:")[1].strip().splitlines():
-        name, _, what = line.strip().partition(": ")
-        described[name] = what
+    described = _attributes(Limits)
     rows = [
         f"| `{field.name}` | {field.default:,} | {described[field.name]} |\n" for field in dataclasses.fields(Limits)
     ]
@@ -75,6 +71,22 @@ def _command(out: list[str], command: object, path: str) -> None:
         out.append(f"| {spelled} | {default} | {getattr(one, 'help', None) or ''} |\n")
     for name, inner in sorted(getattr(command, "commands", {}).items()):
         _command(out, inner, f"{path} {name}")
+
+
+def _attributes(kind: type) -> dict[str, str]:
+    """What the section "Attributes" of a class's docstring says of each; a line that is deeper goes on."""
+    found: dict[str, str] = {}
+    name = ""
+    section = (inspect.getdoc(kind) or "").partition("Attributes:\n")[2]
+    for line in section.splitlines():
+        if not line.startswith("    "):  # the next section
+            break
+        if line.startswith("     "):
+            found[name] += f" {line.strip()}"
+        else:
+            name, _, what = line.strip().partition(": ")
+            found[name] = what
+    return found
 
 
 def _first_line(thing: object) -> str:
