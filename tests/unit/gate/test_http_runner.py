@@ -23,6 +23,7 @@ from starlette.routing import Route
 from callbox import CallContext, Gate, ToolCall, Toolset
 from callbox.errors import Rejected, ToolError
 from callbox.gate.runners.http import HttpRunner
+from support import let_others_run
 
 SECRET = "s3cr3t/key"
 
@@ -59,7 +60,7 @@ async def answer(request: Request) -> Response:
         async def long() -> AsyncIterator[bytes]:
             for _ in range(200):
                 yield b"x" * 65_536
-                await asyncio.sleep(0)  # where the server notices that nobody reads any more
+                await let_others_run(1)  # where the server notices that nobody reads any more
 
         return StreamingResponse(long(), status_code=int(request.query_params.get("status", "200")))
     if kind == "bomb":

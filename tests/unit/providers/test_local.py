@@ -17,6 +17,7 @@ from callbox.providers.local import Local
 from callbox.providers.local_engine import Ending, Generation
 from callbox.providers.provider import Request
 from callbox.tools.tool import Tool
+from support import until
 
 pytest.importorskip("llguidance")
 
@@ -143,8 +144,7 @@ async def test_leaving_after_a_failure_leaves_nothing_to_report() -> None:
     made = provider(engine)
     stream = made.stream(Request(messages=[Message.user("Hi")]))
     assert isinstance(await anext(stream), TextDelta)
-    while not engine.ended.is_set():
-        await asyncio.sleep(0)
+    await until(engine.ended.is_set)
     await stream.aclose()
 
 

@@ -20,6 +20,7 @@ from callbox.providers.local import Local
 from callbox.providers.local_engine import shipped_model
 from callbox.providers.provider import Request
 from callbox.tools.tool import Tool
+from support import let_others_run
 
 pytestmark = [pytest.mark.local_model, pytest.mark.timeout(600)]
 pytest.importorskip("xllamacpp")
@@ -190,7 +191,7 @@ async def test_cancelling_the_task_stops_the_model(model: Local) -> None:
 async def test_a_request_in_line_can_be_cancelled_before_it_begins(model: Local) -> None:
     first = asyncio.create_task(model.complete(asking("Tell me a story.")))
     second = asyncio.create_task(model.complete(asking("Tell me another story.")))
-    await asyncio.sleep(0)
+    await let_others_run(1)
     second.cancel()
     assert (await first).message.text
     with pytest.raises(asyncio.CancelledError):

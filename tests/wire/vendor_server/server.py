@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from support import let_others_run
 from wire.vendor_server import anthropic, gemini, openai_chat, openai_responses
 from wire.vendor_server.script import BadRequest, Cut, Fail, Garbage, Hang, Raw, Say, Step, StreamError
 
@@ -170,7 +171,7 @@ class _Streamed(Response):
         for at in range(0, len(self.body), self._size):
             piece = self.body[at : at + self._size]
             await send({"type": "http.response.body", "body": bytes(piece), "more_body": True})
-            await asyncio.sleep(0)
+            await let_others_run(1)
         if self._ending == "break":
             raise ConnectionAbortedError("as the script says")
         if self._ending == "hang":
