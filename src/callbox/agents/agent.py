@@ -13,11 +13,13 @@ from callbox.agents.loop import Loop
 from callbox.agents.run import Run
 from callbox.agents.stream import RunStream
 from callbox.context.counting import Calibration
+from callbox.context.selection import ToolIndex
 from callbox.dialects import find_dialect
 from callbox.errors import ConfigurationError, ProviderError
 from callbox.gate.caller import ANYONE, Budget, Caller
 from callbox.gate.gate import Gate
-from callbox.gate.path import Approver, Sanitizer
+from callbox.gate.guards import Approver
+from callbox.gate.outcome import Sanitizer
 from callbox.limits import DEFAULT_LIMITS, Limits
 from callbox.messages import Message
 from callbox.policy.policy import Policy
@@ -51,7 +53,7 @@ class Agent:
     def __init__(
         self,
         model: str | Provider,
-        tools: Toolset | Iterable[Tool | Callable[..., Any]] = (),
+        tools: Toolset | Tool | Iterable[Tool | Callable[..., Any]] = (),
         instructions: str | None = None,
         *,
         policy: Policy | Callable[..., Any] | None = None,
@@ -63,11 +65,13 @@ class Agent:
     ) -> None:
         self.provider: Provider = find_provider(model)
         self.instructions = instructions
+        toolset = tools if isinstance(tools, Toolset) else Toolset(tools)
         self.context = context or Context()
         if self.context.calibration is None:
             self.context = replace(self.context, calibration=Calibration())
+        if self.context.tools_max is not None and self.context.index is None:
+            self.context = replace(self.context, index=ToolIndex(toolset))
         self.limits = limits
-        toolset = tools if isinstance(tools, Toolset) else Toolset(tools)
         self.gate = Gate(toolset, policy=policy, approver=approver, sanitizer=sanitizer, limits=limits)
         self._settings = request or Request(messages=())
         self._definitions_tokens = definitions_tokens(toolset, self.context.counter)
@@ -83,7 +87,8 @@ class Agent:
 
         Args:
             prompt: What the person says.
-            history: `Run.messages` of an earlier run, to go on from there.
+            history: `Run.messages` of an earlier run, to go on from there. This agent's instructions take the place
+                of those in it.
             caller: On whose behalf; handed to policies, checks and tools.
 
         Returns:
@@ -91,11 +96,14 @@ class Agent:
 
         Raises:
             ProviderError: The model API failed for good; its `run` attribute holds the run so far.
+            ConfigurationError: The history has a call without a result, or the provider cannot be used (no key).
         """
         loop, gate = self._begin(prompt, history)
         try:
             while (request := await next_request(self.provider, loop)) is not None:
                 reply = await ask(self.provider, loop, request)
+                if reply is None:
+                    break
                 prepared = gate.prepare(reply.calls, restore=self._restore)
                 if loop.take(reply, [call for call, _ in prepared]):
                     async with gate.turn(caller=caller, budget=loop.budget) as turn:
@@ -153,11 +161,14 @@ class Agent:
 
     def _begin(self, prompt: Prompt, history: Sequence[Message]) -> tuple[Loop, Gate]:
         conversation = Conversation(self.context, self.toolset, self._definitions_tokens)
-        if self.instructions and not any(message.role == "system" for message in history):
+        if self.instructions:
             conversation.add(Message.system(self.instructions))
+            # The history may be another agent's: its instructions must not be taken for ours.
+            history = [message for message in history if message.role != "system"]
         for message in (*history, *_messages(prompt)):
             conversation.add(message)
-        return Loop(conversation, self._settings, Budget(self.limits)), self.gate.with_tools(conversation.toolset)
+        loop = Loop(conversation, self._settings, Budget(self.limits))
+        return loop, self.gate.with_own_tools(conversation.own_tools)
 
 
 def _messages(prompt: Prompt) -> Sequence[Message]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from callbox.context.compaction import Compaction, plan_compaction
 from callbox.context.cost import RunCost
 from callbox.context.counting import ESTIMATE, Calibration, Counter, count_tool
+from callbox.context.results import READ_RESULT
 from callbox.context.selection import ToolIndex
-from callbox.context.selector import Selector
+from callbox.context.selector import FIND_TOOLS, Selector
 from callbox.context.window import Window
 from callbox.messages import Message, Reply
 from callbox.tools.tool import Tool
@@ -51,11 +52,12 @@ class Conversation:
 
     Args:
         context: See `Context`.
-        toolset: What the gate may run.
+        toolset: The user's tools.
+        definitions_tokens: What their definitions cost, uncalibrated.
 
     Attributes:
         messages: All of them, as they were said.
-        toolset: `toolset`, and the tools that the context itself brings (`find_tools`, `read_result`).
+        own_tools: What the context itself brings: `find_tools`, `read_result`. The gate must be able to run them.
         cost: Where the tokens of the run went.
     """
 
@@ -69,20 +71,21 @@ class Conversation:
             calibration=context.calibration,
             keep_recent_turns=context.keep_recent_turns,
             protect=context.protect,
+            reader=_free_name(READ_RESULT, toolset),
         )
         self._definitions_tokens = definitions_tokens
-        self._selector: Selector | None = None
         self._all_tools = tuple(toolset)
         self._reader = self._window.read_result_tool()
-        brought: list[Tool] = []
+        self.own_tools: list[Tool] = [self._reader]
+        self._selector: Selector | None = None
         if context.tools_max is not None:
             self._selector = Selector(
-                context.index or self._all_tools, max_tools=context.tools_max, counter=context.counter
+                context.index or self._all_tools,
+                max_tools=context.tools_max,
+                counter=context.counter,
+                finder=_free_name(FIND_TOOLS, toolset),
             )
-            brought.append(self._selector.find_tools)
-        if self._reader.name not in toolset:
-            brought.append(self._reader)
-        self.toolset = toolset + Toolset(brought) if brought else toolset
+            self.own_tools.append(self._selector.find_tools)
 
     @property
     def to_send(self) -> Sequence[Message]:
@@ -137,3 +140,13 @@ class Conversation:
 def definitions_tokens(toolset: Toolset, counter: Counter) -> int:
     """What the definitions of all tools cost, uncalibrated."""
     return sum([count_tool(tool, counter) for tool in toolset])
+
+
+def _free_name(name: str, toolset: Toolset) -> str:
+    """The name, or one like it that none of the user's tools has."""
+    number = 2
+    free = name
+    while free in toolset:
+        free = f"{name}_{number}"
+        number += 1
+    return free

@@ -15,10 +15,15 @@ from callbox.gate.caller import Budget
 from callbox.messages import NO_USAGE, Message, Reply, Usage
 from callbox.providers.provider import Request, ToolChoice
 
-_EXHAUSTED = {
+_WITHOUT_ANSWER: dict[Stop, str] = {
     "calls": "the calls of this run are used up",
-    "corrections": "the model made mistakes only, turn after turn",
+    "corrections": "the model got nowhere, turn after turn",
+    "turns": "the turns of this run are used up",
     "time": "the time of this run is used up",
+    "length": "the model's answer was longer than it may be",
+    "filter": "the model's vendor held its answer back",
+    "refusal": "the model refused",
+    "done": "the model said nothing",
 }
 
 
@@ -52,7 +57,7 @@ class Loop:
         """
         if self.stop is not None:
             return None
-        exhausted = self.budget.exhausted
+        exhausted = "turns" if self.turns >= self.budget.limits.turns_per_run_max else self.budget.exhausted
         if exhausted == "time" or (exhausted is not None and self._closing is not None):
             self._end(exhausted)
             return None
@@ -77,7 +82,9 @@ class Loop:
         self.turns += 1
         self.usage = self.usage + reply.usage
         self.conversation.account(reply)
-        if prepared and self._closing is None and self.settings.tool_choice != "none":
+        # A reply that the model refused to give, or that its vendor cut for its content, is not acted upon.
+        may_run = self._closing is None and self.settings.tool_choice != "none" and reply.finish not in _HELD_BACK
+        if prepared and may_run:
             # Kept back until the results are there: a conversation in which a call has no result is one that every
             # vendor refuses, and a run may be cancelled in between.
             self._pending = _with_calls(reply.message, prepared)
@@ -88,9 +95,15 @@ class Loop:
         if self._closing is not None:
             self._end(self._closing, message.text)
         elif reply.finish != "paused":
-            self.stop = _STOPS.get(reply.finish, "done")
-            self.output = message.text or reply.refusal or ""
+            self._end(_STOPS.get(reply.finish, "done"), message.text or reply.refusal or "")
         return False
+
+    def out_of_time(self) -> bool:
+        """Whether the run's time is over; then the run ends with that."""
+        if self.budget.remaining_s > 0:
+            return False
+        self._end("time")
+        return True
 
     def give(self, results: Sequence[ToolResult]) -> None:
         """Record the results of the calls that `take` asked for."""
@@ -100,7 +113,6 @@ class Loop:
         self.calls.extend(self._pending.calls)
         self.results.extend(results)
         self._pending = None
-        self.budget.count_turn(results)
 
     def result(self) -> Run:
         """The run as it stands."""
@@ -118,7 +130,7 @@ class Loop:
 
     def _end(self, stop: Stop, text: str = "") -> None:
         self.stop = stop
-        self.output = text or f"Stopped without an answer: {_EXHAUSTED.get(stop, stop)}."
+        self.output = text or f"No answer: {_WITHOUT_ANSWER.get(stop, stop)}."
 
     def _tool_choice(self) -> ToolChoice:
         # A forced call is forced once: kept up, the model could never answer.
@@ -140,6 +152,7 @@ class Loop:
         )
 
 
+_HELD_BACK = ("refusal", "filter")
 _STOPS: dict[str, Stop] = {"refusal": "refusal", "filter": "filter", "length": "length"}
 
 

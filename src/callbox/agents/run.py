@@ -9,9 +9,9 @@ from callbox.calls.call import ToolCall, ToolResult
 from callbox.context.cost import RunCost
 from callbox.messages import NO_USAGE, Message, Usage
 
-Stop: TypeAlias = Literal["done", "refusal", "filter", "length", "calls", "corrections", "time", "failed"]
+Stop: TypeAlias = Literal["done", "refusal", "filter", "length", "calls", "corrections", "turns", "time", "failed"]
 """Why the run ended: the model was done, refused, was cut by its vendor or by its output budget; the run's budget of
-calls, corrections or time was spent; or its provider failed."""
+calls, corrections, turns or time was spent; or its provider failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import weakref
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TypeAlias
 
-from callbox.agents.asking import ask_streaming, next_request
+from callbox.agents.asking import ask, next_request
 from callbox.agents.events import CallFinished, CallProgress, CallRunning, Event, ReplyEnded, RunEnded
 from callbox.agents.loop import Loop
 from callbox.calls.call import ToolCall, ToolResult
@@ -15,22 +17,25 @@ from callbox.errors import ProviderError
 from callbox.gate.caller import Caller
 from callbox.gate.gate import Gate
 from callbox.gate.streaming import EagerStart
-from callbox.gate.turn import Turn
-from callbox.messages import Finished, Message, Reply
-from callbox.providers.provider import Provider, Request
+from callbox.messages import Message, StreamEvent
+from callbox.providers.provider import Provider
+
+Inbox: TypeAlias = "asyncio.Queue[Event | None]"
 
 
 class RunStream:
-    """The events of one run: an async iterator. Call `aclose` when you leave it early; that cancels the run."""
+    """The events of one run: an async iterator.
+
+    The run goes on in a task of its own while events are read. Leaving the stream ends it: by `aclose` (from any task),
+    by ``async with``, by cancelling who reads, or by dropping the stream after a ``break``.
+    """
 
     def __init__(self, provider: Provider, loop: Loop, gate: Gate, caller: Caller) -> None:
-        self._provider = provider
         self._loop = loop
-        self._gate = gate
-        self._caller = caller
-        self._restore = find_dialect(provider.dialect).restore
-        self._inbox: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._events = self._run()
+        self._begin: Callable[[Inbox], Coroutine[None, None, None]] = partial(_produce, provider, loop, gate, caller)
+        self._inbox: Inbox | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def messages(self) -> list[Message]:
@@ -41,79 +46,87 @@ class RunStream:
         return self
 
     async def __anext__(self) -> Event:
-        return await self._events.__anext__()
+        if self._closed:
+            raise StopAsyncIteration
+        if self._inbox is None or self._task is None:
+            self._inbox = asyncio.Queue()
+            self._task = asyncio.create_task(self._begin(self._inbox))
+            # The task holds nothing of this object, so that dropping the stream is noticed.
+            weakref.finalize(self, _cancel, asyncio.get_running_loop(), self._task)
+        try:
+            event = await self._inbox.get()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if event is None:
+            self._closed = True
+            await asyncio.gather(self._task, return_exceptions=True)
+            if not self._task.cancelled():
+                self._task.result()  # raises what ended the run
+            raise StopAsyncIteration
+        return event
 
     async def aclose(self) -> None:
-        """Cancel what is still running. Idempotent."""
-        await self._events.aclose()
+        """Cancel what is still running. Idempotent; whoever waits for the next event gets the end."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run(self) -> AsyncGenerator[Event]:
-        loop = self._loop
-        try:
-            while (request := await next_request(self._provider, loop)) is not None:
-                async with (
-                    self._gate.turn(
-                        caller=self._caller,
-                        budget=loop.budget,
-                        observer=_Inbox(self._inbox),
-                        restore=self._restore,
-                    ) as turn,
-                    aclosing(self._turn(turn, request)) as events,
-                ):
-                    async for event in events:
-                        yield event
-        except ProviderError as error:
-            error.run = loop.result()
-            raise
-        yield RunEnded(loop.result())
+    async def __aenter__(self) -> RunStream:
+        return self
 
-    async def _turn(self, turn: Turn, request: Request) -> AsyncGenerator[Event]:
-        reply: Reply | None = None
-        eager = EagerStart(turn) if request.tool_choice != "none" else None
-        async with aclosing(ask_streaming(self._provider, self._loop, request)) as events:
-            async for event in events:
-                if isinstance(event, Finished):
-                    reply = event.reply
-                    continue
-                if eager is not None:
-                    eager.watch(event)
-                yield event
-                while not self._inbox.empty():
-                    told = self._inbox.get_nowait()
-                    assert told is not None, "nothing has been finished yet"
-                    yield told
-        assert reply is not None, "a provider's last event is Finished"
-        yield ReplyEnded(reply)
-        prepared = turn.prepare(reply.calls)
-        if not self._loop.take(reply, [call for call, _ in prepared]):
-            return
-        finishing = asyncio.create_task(turn.finish((), prepared=prepared))
-        finishing.add_done_callback(lambda _: self._inbox.put_nowait(None))
-        try:
-            while (told := await self._inbox.get()) is not None:
-                yield told
-            self._loop.give(await finishing)
-        finally:
-            await _end(finishing)
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
-class _Inbox:
+async def _produce(provider: Provider, loop: Loop, gate: Gate, caller: Caller, inbox: Inbox) -> None:
+    restore = find_dialect(provider.dialect).restore
+    tell = inbox.put_nowait
+    try:
+        while (request := await next_request(provider, loop)) is not None:
+            async with gate.turn(caller=caller, budget=loop.budget, observer=_Watcher(tell), restore=restore) as turn:
+                eager = EagerStart(turn) if request.tool_choice != "none" else None
+                reply = await ask(provider, loop, request, _listener(tell, eager))
+                if reply is None:
+                    break
+                tell(ReplyEnded(reply))
+                prepared = turn.prepare(reply.calls)
+                if loop.take(reply, [call for call, _ in prepared]):
+                    loop.give(await turn.finish((), prepared=prepared))
+        tell(RunEnded(loop.result()))
+    except ProviderError as error:
+        error.run = loop.result()
+        raise
+    finally:
+        tell(None)
+
+
+def _listener(tell: Callable[[Event], None], eager: EagerStart | None) -> Callable[[StreamEvent], None]:
+    def listen(event: StreamEvent) -> None:
+        if eager is not None:
+            eager.watch(event)
+        tell(event)  # pyright: ignore[reportArgumentType] - `ask` keeps Finished, the only one that is no Event
+
+    return listen
+
+
+class _Watcher:
     """An `Observer` that turns what it is told into events."""
 
-    def __init__(self, inbox: asyncio.Queue[Event | None]) -> None:
-        self._inbox = inbox
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        self._tell = tell
 
     def started(self, call: ToolCall) -> None:
-        self._inbox.put_nowait(CallRunning(call))
+        self._tell(CallRunning(call))
 
     def progress(self, call: ToolCall, progress: float, total: float | None, message: str | None) -> None:
-        self._inbox.put_nowait(CallProgress(call, progress, total, message))
+        self._tell(CallProgress(call, progress, total, message))
 
     def finished(self, result: ToolResult) -> None:
-        self._inbox.put_nowait(CallFinished(result))
+        self._tell(CallFinished(result))
 
 
-async def _end(task: asyncio.Task[list[ToolResult]]) -> None:
-    if not task.done():
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(task.cancel)

@@ -137,36 +137,46 @@ def deduplicate_ids(calls: Sequence[ToolCall]) -> list[ToolCall]:
 
     Vendors refuse two results for one id, and what was done is recorded by id.
 
-    - The same call again (id, name and arguments) is a stream that was replayed: it is left out, and so runs
-      once.
-    - Another call under the same id is what servers send that number their calls badly. It is a call of its
-      own, and gets an id of its own, derived from the first so that the same reply always gives the same ids;
-      the repair ``"duplicate_id"`` says so. **The history must hold the calls as returned here**, not as they
-      came: then each id has one call and one result in it, which all vendors accept.
+    - The same call again (id, name and arguments) is a stream that was replayed: it is left out, and so runs once.
+    - Another call under the same id is what servers send that number their calls badly. It is a call of its own, and
+      gets an id of its own, derived from the first so that the same reply always gives the same ids; the repair
+      ``"duplicate_id"`` says so. **The history must hold the calls as returned here**, not as they came: then each id
+      has one call and one result in it, which all vendors accept.
     - A call without an id gets a new one.
 
     Applying it twice changes nothing.
     """
+    return unique_calls(calls)[0]
+
+
+def unique_calls(calls: Sequence[ToolCall]) -> tuple[list[ToolCall], list[int]]:
+    """`deduplicate_ids`, and for each of the given calls the place of the one that is kept for it."""
     taken = {call.id for call in calls if isinstance(call.id, str) and call.id}
     if len(taken) == len(calls):
-        return list(calls)
+        return list(calls), list(range(len(calls)))
     kept: list[ToolCall] = []
-    by_id: dict[str, list[ToolCall]] = {}
+    places: list[int] = []
+    # By id, and then by what is asked for: a reply of thousands of calls under one id must not be compared in pairs.
+    known: dict[str, dict[tuple[object, object], int]] = {}
     for call in calls:
         if not isinstance(call.id, str) or not call.id:
+            places.append(len(kept))
             kept.append(replace(call, id=new_id("call")))
             continue
-        before = by_id.setdefault(call.id, [])
-        if any(is_same(call, other) for other in before):
+        before = known.setdefault(call.id, {})
+        asked = (call.name, _text_of(call.arguments))
+        if asked in before:
+            places.append(before[asked])
             continue
-        before.append(call)
+        before[asked] = len(kept)
+        places.append(len(kept))
         if len(before) == 1:
             kept.append(call)
             continue
         fresh = _derived_id(call.id, len(before), taken)
         taken.add(fresh)
         kept.append(replace(call, id=fresh, repairs=(*call.repairs, Repair("duplicate_id", ""))))
-    return kept
+    return kept, places
 
 
 def _derived_id(call_id: str, number: int, taken: set[str]) -> str:
@@ -178,13 +188,6 @@ def _derived_id(call_id: str, number: int, taken: set[str]) -> str:
         if fresh not in taken:
             return fresh
         number += 1
-
-
-def is_same(call: ToolCall, other: ToolCall) -> bool:
-    """Two calls under one id ask for the very same thing: a stream that was replayed."""
-    if call.name != other.name:
-        return False
-    return _text_of(call.arguments) == _text_of(other.arguments)
 
 
 def _text_of(arguments: Any) -> object:

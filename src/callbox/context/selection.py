@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+from callbox.context.counting import Counter, count_tool
 from callbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class ToolIndex:
         self._bm25: Any = None
         self._common: frozenset[str] = frozenset()
         self._vectors: Any = None
+        self._costs: tuple[Counter, dict[str, int]] | None = None
         if len({tool.name for tool in self.tools}) < len(self.tools):
             raise ConfigurationError("Two tools of one index have the same name.", hint="Index one Toolset.")
 
@@ -131,6 +133,12 @@ class ToolIndex:
             meaning = self._score_meaning(query, self._embed)
             scores = _LEXICAL_SHARE * _standardize(scores) + _standardize(meaning)
         return [self.tools[place] for place in (-scores).argsort(kind="stable").tolist()]
+
+    def costs(self, counter: Counter) -> dict[str, int]:
+        """Tokens of each tool's definition, by name. Counted once."""
+        if self._costs is None or self._costs[0] is not counter:
+            self._costs = counter, {tool.name: count_tool(tool, counter) for tool in self.tools}
+        return self._costs[1]
 
     def _score_words(self, query: str) -> Any:
         import numpy as np

@@ -75,7 +75,7 @@ class Selector:
         if finder in self._by_name:
             raise ConfigurationError(f"A tool is named {finder!r} already.", hint="Use finder= for another name.")
         self._pinned = {tool.name for tool in self.index.tools if tool.pinned} | set(pinned)
-        self._costs = {tool.name: count_tool(tool, counter) for tool in self.index.tools}
+        self._costs = self.index.costs(counter)
         self._all_tokens = sum(self._costs.values())
         # Names in the order in which they came to be needed; a dict, because that order decides what is
         # forgotten.

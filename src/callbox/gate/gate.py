@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from callbox.calls import feedback
 from callbox.calls.call import ToolCall, ToolResult
-from callbox.calls.reading import deduplicate_ids, is_same, read_call
+from callbox.calls.reading import deduplicate_ids, read_call, unique_calls
 from callbox.dialects import find_dialect
+from callbox.errors import ConfigurationError
 from callbox.gate.caller import ANYONE, Budget, Caller
-from callbox.gate.path import Approver, CallPath, Observer, Sanitizer
+from callbox.gate.guards import Approver, Guards
+from callbox.gate.outcome import Outcomes, Sanitizer
+from callbox.gate.passage import Observer
+from callbox.gate.path import CallPath
 from callbox.gate.runners.function import ExternalRunner, FunctionRunner
 from callbox.gate.runners.http import HttpRunner
 from callbox.gate.runners.runner import Runner
 from callbox.gate.runners.threads import Threads
+from callbox.gate.slots import Slots
 from callbox.gate.streaming import StreamedTurn
 from callbox.gate.turn import Prepared, Turn
 from callbox.limits import DEFAULT_LIMITS, Limits
@@ -44,13 +51,13 @@ class Gate:
         policy: Says allow, deny or ask for each valid call; None allows what the tools themselves allow.
         approver: Asks a person where the policy or the tool wants one; without it such a call is answered
             with ``approval_required``.
-        sanitizer: Cleans the text of every result.
+        sanitizer: Cleans the text of every result, and the words of every error.
         limits: See `Limits`.
     """
 
     def __init__(
         self,
-        toolset: Toolset | Iterable[Tool | Callable[..., Any]],
+        toolset: Toolset | Tool | Iterable[Tool | Callable[..., Any]],
         *,
         policy: Policy | Callable[..., Any] | None = None,
         approver: Approver | None = None,
@@ -59,6 +66,7 @@ class Gate:
     ) -> None:
         self.toolset = toolset if isinstance(toolset, Toolset) else Toolset(toolset)
         self.limits = limits
+        self._names = self.toolset.names
         threads = Threads(limits.threads_max)
         self._runners: dict[str, Runner] = {
             "function": FunctionRunner(threads),
@@ -66,12 +74,12 @@ class Gate:
             "http": HttpRunner(),
         }
         self._path = CallPath(
-            limits=limits,
-            runners=self._runners,
-            policy=policy if policy is None or isinstance(policy, Policy) else FunctionPolicy(policy),
-            approver=approver,
-            sanitizer=sanitizer,
+            Guards(threads, _as_policy(policy), approver),
+            Slots(limits.concurrency_max),
+            self._runners,
+            Outcomes(sanitizer, limits.result_chars_max),
         )
+        self._own_tools: frozenset[str] = frozenset()
 
     def read(self, dialect: str, response: Any) -> list[ToolCall]:
         """The calls in a vendor's response, read, repaired where that is lossless, and validated.
@@ -97,15 +105,15 @@ class Gate:
         restore: Restore | None = None,
     ) -> list[Prepared]:
         """Parse, repair, resolve and validate calls; pairs of the call and, where it is known, its tool."""
-        find, names, limits = self.toolset.get, self.toolset.names, self.limits
-        prepared = [read_call(call, find, names, limits, restore) for call in deduplicate_ids(calls)]
-        allowed = limits.calls_per_turn_max
-        for index in range(allowed, len(prepared)):
-            call = prepared[index][0]
-            error = feedback.budget_exhausted(f"the {allowed} calls of one turn")
-            refused = ToolCall(call.id, call.name, call.arguments, call.raw, call.repairs, error, call.vendor)
-            prepared[index] = (refused, None)
-        return prepared
+        allowed = self.limits.calls_per_turn_max
+        return [
+            *self._read(deduplicate_ids(calls[:allowed]), restore),
+            *[(_too_many(call, allowed), None) for call in calls[allowed:]],
+        ]
+
+    def _read(self, calls: Sequence[ToolCall], restore: Restore | None = None) -> list[Prepared]:
+        find, names, limits = self.toolset.get, self._names, self.limits
+        return [read_call(call, find, names, limits, restore) for call in calls]
 
     async def execute(
         self,
@@ -128,9 +136,13 @@ class Gate:
         Returns:
             One result per call, in the order of `calls`.
         """
+        allowed = self.limits.calls_per_turn_max
+        # The very same call again, under the same id, is a reply that was replayed: it runs once, both get its result.
+        kept, places = unique_calls(calls[:allowed])
+        prepared = [*self._read(kept), *[(_too_many(call, allowed), None) for call in calls[allowed:]]]
         async with self.turn(caller=caller, budget=budget, observer=observer) as turn:
-            results = await turn.finish(calls)
-        return results if len(results) == len(calls) else _one_for_each(calls, results)
+            results = await turn.finish((), prepared=prepared)
+        return [*[results[place] for place in places], *results[len(kept) :]]
 
     def turn(
         self,
@@ -148,6 +160,7 @@ class Gate:
             caller,
             Budget(self.limits) if budget is None else budget,
             observer,
+            self._own_tools,
         )
 
     def stream(
@@ -175,10 +188,17 @@ class Gate:
             eager=eager,
         )
 
-    def with_tools(self, toolset: Toolset) -> Gate:
-        """This gate for another toolset: same policy, runners and limits, and the same slots for running calls."""
+    def with_own_tools(self, tools: Sequence[Tool]) -> Gate:
+        """This gate, with tools that belong to the conversation itself, like the one that reads cleared results again.
+
+        Same policy, runners, limits and slots. These tools are exempt from the policy, which knows only the user's own:
+        they reach nothing outside of the conversation.
+        """
+        if not tools:
+            return self
         other = copy(self)
-        other.toolset = toolset
+        other.toolset = self.toolset + Toolset(tools)
+        other._own_tools = self._own_tools | {tool.name for tool in tools}  # noqa: SLF001 - the same class
         return other
 
     def write(self, dialect: str, results: Sequence[ToolResult]) -> list[JsonObject]:
@@ -197,16 +217,15 @@ class Gate:
         await self.aclose()
 
 
-def _one_for_each(calls: Sequence[ToolCall], results: Sequence[ToolResult]) -> list[ToolResult]:
-    """Results of calls of which some were the very same call again: those ran once, and share its result."""
-    remaining = iter(results)
-    answered: dict[str, list[tuple[ToolCall, ToolResult]]] = {}
-    every: list[ToolResult] = []
-    for call in calls:
-        before = answered.setdefault(call.id, [])
-        result = next((result for other, result in before if is_same(call, other)), None)
-        if result is None or not call.id:
-            result = next(remaining)
-            before.append((call, result))
-        every.append(result)
-    return every
+def _too_many(call: ToolCall, allowed: int) -> ToolCall:
+    return replace(call, error=feedback.budget_exhausted(f"the {allowed} calls of one turn"))
+
+
+def _as_policy(policy: Policy | Callable[..., Any] | None) -> Policy | None:
+    decide = getattr(policy, "decide", policy)
+    if inspect.iscoroutinefunction(decide):
+        raise ConfigurationError(
+            "A policy decides at once; this one is a coroutine function, and every call would be denied.",
+            hint="Look things up in a check or an approver, which may be async.",
+        )
+    return policy if policy is None or isinstance(policy, Policy) else FunctionPolicy(policy)

@@ -23,9 +23,12 @@ def is_retryable(tool: Tool, error: BaseException) -> bool:
 
 
 async def with_retries(
-    tool: Tool, attempt: Callable[[int], Awaitable[Any]], sleep: Callable[[float], Awaitable[Any]]
+    tool: Tool,
+    attempt: Callable[[int], Awaitable[Any]],
+    sleep: Callable[[float], Awaitable[Any]],
+    remaining_s: float,
 ) -> Any:
-    """Run ``attempt(number)`` until it succeeds, fails for good, or ``tool.retries`` are used up.
+    """Run ``attempt(number)`` until it succeeds, fails for good, or ``tool.retries`` or `remaining_s` are used up.
 
     Waits grow exponentially with full jitter, so that many callers of one struggling service do not return in step.
 
@@ -33,10 +36,16 @@ async def with_retries(
         Exception: The last attempt's own error.
     """
     # tenacity costs 40 ms at import, and most tools never retry.
-    from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+    from tenacity import (
+        AsyncRetrying,
+        retry_if_exception,
+        stop_after_attempt,
+        stop_before_delay,
+        wait_random_exponential,
+    )
 
     async for trial in AsyncRetrying(
-        stop=stop_after_attempt(tool.retries + 1),
+        stop=stop_after_attempt(tool.retries + 1) | stop_before_delay(remaining_s),
         wait=wait_random_exponential(multiplier=RETRY_WAIT_S, max=RETRY_WAIT_S_MAX),
         retry=retry_if_exception(lambda error: is_retryable(tool, error)),
         sleep=sleep,

@@ -40,7 +40,7 @@ class StreamedTurn:
         self._reader = reader
         self._turn = turn
         self._eager = EagerStart(turn) if eager else None
-        self._ended = False
+        self._results: list[ToolResult] | None = None
         self.reply: Reply | None = None
         """The whole reply, once the stream has ended."""
         self.calls: list[ToolCall] = []
@@ -60,14 +60,18 @@ class StreamedTurn:
         return self._note(self._reader.feed(chunk))
 
     async def results(self) -> list[ToolResult]:
-        """End of the stream: run what has not run yet; one result per call, in the model's order."""
-        if not self._ended:
-            self._ended = True
+        """End of the stream: run what has not run yet; one result per call, in the model's order.
+
+        Asked again, it gives the same results.
+        """
+        if self._results is None:
             self._note(self._reader.finish())
-        assert self.reply is not None, "a reader's last event is Finished"
-        prepared = self._turn.prepare(self.reply.calls)
-        self.calls = [call for call, _ in prepared]
-        return await self._turn.finish(self.calls, prepared=prepared)
+            assert self.reply is not None, "a reader's last event is Finished"
+            # A reply that the model refused to give, or that its vendor cut for its content, is not acted upon.
+            prepared = [] if self.reply.finish in ("refusal", "filter") else self._turn.prepare(self.reply.calls)
+            self.calls = [call for call, _ in prepared]
+            self._results = await self._turn.finish((), prepared=prepared)
+        return list(self._results)
 
     def _note(self, events: list[StreamEvent]) -> list[StreamEvent]:
         for event in events:

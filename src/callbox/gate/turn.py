@@ -9,7 +9,8 @@ from types import TracebackType
 from callbox.calls import feedback
 from callbox.calls.call import ToolCall, ToolResult
 from callbox.gate.caller import Budget, Caller
-from callbox.gate.path import CallPath, Observer, Passage
+from callbox.gate.passage import Observer, Passage, tell
+from callbox.gate.path import CallPath
 from callbox.gate.planning import plan
 from callbox.tools.tool import Tool
 
@@ -32,6 +33,7 @@ class Turn:
         caller: Caller,
         budget: Budget,
         observer: Observer | None = None,
+        exempt: frozenset[str] = frozenset(),
     ) -> None:
         self._path = path
         self._prepare = prepare
@@ -39,6 +41,7 @@ class Turn:
         self._caller = caller
         self._budget = budget
         self._observer = observer
+        self._exempt = exempt
         self._early: dict[str, tuple[ToolCall, asyncio.Task[ToolResult]]] = {}
 
     async def __aenter__(self) -> Turn:
@@ -67,7 +70,9 @@ class Turn:
         Returns:
             Whether it was started.
         """
-        if call.id in self._early or not all(self._reads(name) for name in (*before, call.name)):
+        if call.id in self._early or len(before) >= self._budget.limits.calls_per_turn_max:
+            return False
+        if not all(self._reads(name) for name in (*before, call.name)):
             return False
         [(read, tool)] = self._prepare((call,))
         if tool is None or read.error is not None:
@@ -85,8 +90,15 @@ class Turn:
             prepared: The same calls, if they have been read already.
         """
         ready = self._prepare(calls) if prepared is None else prepared
-        if len(ready) == 1 and not self._early:
-            return [await self._answer(*ready[0])]  # most turns: nothing to plan
+        if len(ready) == 1 and not self._early:  # most turns: nothing to plan
+            results = [await self._answer(*ready[0])]
+        else:
+            results = await self._answer_all(ready)
+        if results:
+            self._budget.count_turn(results)
+        return results
+
+    async def _answer_all(self, ready: Sequence[Prepared]) -> list[ToolResult]:
         if self._early:
             await self._drop_changed([call for call, _ in ready])
         results: dict[int, ToolResult] = {}
@@ -112,7 +124,7 @@ class Turn:
         if call.error is not None or tool is None:
             result = ToolResult.failed(call, call.error or feedback.unknown_tool(call.name, ()))
             if self._observer is not None:
-                self._observer.finished(result)
+                tell(self._observer.finished, result)
             return result
         early = self._early.pop(call.id, None) if self._early else None
         if early is None:
@@ -126,7 +138,8 @@ class Turn:
             raise
 
     async def _take(self, call: ToolCall, tool: Tool) -> ToolResult:
-        return await self._path.take(Passage(call, tool, self._caller, self._budget, self._observer))
+        exempt = call.name in self._exempt
+        return await self._path.take(Passage(call, tool, self._caller, self._budget, self._observer, exempt))
 
     async def _drop_changed(self, calls: Sequence[ToolCall]) -> None:
         """End what was begun for a call that the complete reply does not contain as it was begun."""

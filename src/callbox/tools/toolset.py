@@ -37,10 +37,10 @@ class Toolset:
         DefinitionError: Two tools have one name, or a function makes no valid tool.
     """
 
-    def __init__(self, tools: Iterable[Tool | Callable[..., Any]] = (), *, name: str = "tools") -> None:
+    def __init__(self, tools: Tool | Iterable[Tool | Callable[..., Any]] = (), *, name: str = "tools") -> None:
         self.name = name
         self._tools: dict[str, Tool] = {}
-        for item in tools:
+        for item in (tools,) if isinstance(tools, Tool) else tools:
             made = item if isinstance(item, Tool) else make_tool(item)
             if made.name in self._tools:
                 raise DefinitionError(f"Two tools are named {made.name!r}.", hint="Rename one with @tool(name=...).")

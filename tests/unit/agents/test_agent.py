@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from callbox import Agent, CallContext, ToolCall, Toolset, tool
+from callbox import Agent, Allow, Ask, CallContext, Deny, ToolCall, Toolset, tool
 from callbox.agents.conversation import Context
 from callbox.errors import ConfigurationError, ContextOverflow, ProviderUnavailable
 from callbox.gate.caller import Caller
@@ -79,12 +79,12 @@ async def test_a_model_that_never_stops_calling_ends_with_a_clear_result():
     run = await Agent(Scripted(lambda messages: ONE_CALL), [get_order], limits=Limits(calls_per_run_max=3)).run("?")
     assert run.stop == "calls"
     assert "used up" in run.output
-    assert [result.is_error for result in run.results] == [False, False, False]
+    assert [result.is_error for result in run.results] == [False, False, False, True]
     assert all(not message.calls or index + 1 < len(run.messages) for index, message in enumerate(run.messages))
 
 
 async def test_a_run_whose_time_is_spent_ends():
-    run = await Agent(Scripted(["never asked"]), [], limits=Limits(run_timeout_s=0)).run("?")
+    run = await Agent(Scripted(["never asked"]), [], limits=Limits(run_timeout_s=1e-9)).run("?")
     assert (run.stop, run.turns) == ("time", 0)
     assert "time" in run.output
 
@@ -327,3 +327,118 @@ async def test_a_history_that_no_vendor_would_take_is_refused():
     broken = [Message.user("?"), Message.assistant("", (ToolCall("c1", "get_order", {}),))]
     with pytest.raises(ConfigurationError, match="result"):
         await Agent(Scripted(["a"]), [get_order]).run("go on", history=broken)
+
+
+# What a hostile model must not achieve
+
+
+@pytest.mark.parametrize("code", ["denied", "approval_refused"])
+async def test_a_model_that_insists_on_what_is_refused_is_stopped(code):
+    asked = []
+
+    def approver(call, tool, ask):
+        asked.append(call.id)
+        return False
+
+    policy = (lambda question: Deny()) if code == "denied" else (lambda question: Ask())
+    model = Scripted(lambda messages: ONE_CALL)
+    agent = Agent(model, [get_order], policy=policy, approver=approver, limits=Limits(corrections_max=3))
+    run = await agent.run("?")
+    assert run.stop == "corrections"
+    assert {result.error.code for result in run.results} == {code}
+    assert len(model.requests) == 5
+    assert len(asked) <= 1
+
+
+async def test_a_reply_that_pauses_for_ever_is_stopped():
+    run = await Agent(
+        Scripted(lambda messages: Reply(Message("assistant", ()), "paused")), limits=Limits(turns_per_run_max=4)
+    ).run("?")
+    assert (run.stop, run.turns) == ("turns", 5)
+
+
+@pytest.mark.parametrize("finish", ["refusal", "filter"])
+async def test_calls_of_a_reply_that_was_held_back_are_not_run(finish):
+    paid = []
+
+    @tool(effect="write")
+    async def pay() -> str:
+        """Pay."""
+        paid.append(1)
+        return "paid"
+
+    reply = Reply(Message.assistant("", (ToolCall("c", "pay", {}),)), finish)
+    run = await Agent(Scripted([reply]), [pay]).run("?")
+    assert (paid, run.stop, run.calls) == ([], finish, [])
+    assert run.output.startswith("No answer")
+
+
+async def test_an_answer_after_the_last_call_of_the_budget_is_an_answer():
+    run = await Agent(Scripted([ONE_CALL, "All good."]), [get_order], limits=Limits(calls_per_run_max=1)).run("?")
+    assert (run.stop, run.output) == ("done", "All good.")
+
+
+async def test_a_provider_that_ran_out_of_the_runs_time_ends_the_run_and_not_the_program():
+    class Slow(Scripted):
+        async def complete(self, request):
+            await asyncio.wait_for(asyncio.Event().wait(), request.timeout_s)
+
+    class Late(Slow):
+        async def complete(self, request):
+            try:
+                await super().complete(request)
+            except TimeoutError:
+                raise ProviderUnavailable("No whole answer in time.") from None
+
+    run = await Agent(Late([]), limits=Limits(run_timeout_s=0.05)).run("?")
+    assert (run.stop, run.output) == ("time", "No answer: the time of this run is used up.")
+
+
+# Other traps
+
+
+async def test_the_history_of_another_agent_does_not_bring_its_instructions():
+    first = await Agent(Scripted(["one"]), [], "You are A.").run("1?")
+    model = Scripted(["two"])
+    await Agent(model, [], "You are B.").run("2?", history=first.messages)
+    assert [message.text for message in model.requests[0].messages] == ["You are B.", "1?", "one", "2?"]
+
+
+async def test_a_tool_of_ones_own_may_be_called_read_result():
+    @tool(effect="read")
+    async def read_result(part: int) -> str:
+        """Read the result of a part."""
+        return f"part {part}: " + "lorem ipsum dolor " * 300
+
+    model = Scripted(
+        lambda messages: {"call": "read_result", "arguments": {"part": len(messages)}} if len(messages) < 24 else "done"
+    )
+    await Agent(model, [read_result], context=Context(budget_tokens=6_000)).run("?")
+    assert [tool.name for tool in model.requests[-1].tools] == ["read_result", "read_result_2"]
+
+
+async def test_what_was_cleared_can_be_read_again_whatever_the_policy_names():
+    handles = []
+
+    def model(messages):
+        stubs = [json.loads(m.text) for m in messages if m.role == "tool" and '"cleared"' in m.text]
+        if handles:
+            return "done"
+        if stubs:
+            handles.append(stubs[0]["handle"])
+            return {"call": "read_result", "arguments": {"handle": handles[0]}}
+        return {"call": "dump", "arguments": {"part": 1}}
+
+    def policy(question):
+        return Allow() if question.tool.name == "dump" else Deny()
+
+    run = await Agent(Scripted(model), [long_conversation()], policy=policy, context=Context(budget_tokens=6_000)).run(
+        "?"
+    )
+    assert run.results[-1].name == "read_result"
+    assert not run.results[-1].is_error
+
+
+def test_a_run_prints_without_its_whole_conversation():
+    run = Agent(Scripted(["x" * 1_000])).run_sync("secret question")
+    assert "secret question" not in repr(run)

@@ -7,6 +7,7 @@ import pytest
 from callbox import Agent, CallContext, tool
 from callbox.agents.events import CallFinished, CallProgress, CallRunning, ReplyEnded, RunEnded
 from callbox.errors import ContextOverflow, ProviderUnavailable
+from callbox.limits import Limits
 from callbox.messages import CallDelta, CallReady, CallStarted, TextDelta
 from callbox.providers.provider import Request
 from callbox.providers.scripted import Scripted
@@ -171,3 +172,81 @@ async def test_calls_of_a_model_that_may_not_call_are_not_run():
     assert not any(isinstance(event, CallRunning) for event in events)
     assert events[-1].run.output == "No. "
     assert events[-1].run.messages[-1].calls == ()
+
+
+async def test_breaking_out_of_the_loop_ends_the_run():
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @tool(effect="write")
+    async def wait() -> str:
+        """Wait for ever."""
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async for event in Agent(Scripted([{"call": "wait", "arguments": {}}]), [wait]).stream("?"):
+        if isinstance(event, CallRunning):
+            await begun.wait()
+            break
+    await until(ended.is_set)
+
+
+async def test_another_task_may_close_the_stream():
+    begun = asyncio.Event()
+
+    @tool(effect="write")
+    async def wait() -> str:
+        """Wait for ever."""
+        begun.set()
+        await asyncio.Event().wait()
+
+    stream = Agent(Scripted([{"call": "wait", "arguments": {}}]), [wait]).stream("?")
+    reader = asyncio.create_task(collect(stream))
+    await begun.wait()
+    await stream.aclose()
+    await stream.aclose()
+    assert not any(isinstance(event, RunEnded) for event in await reader)
+    assert [event async for event in stream] == []
+
+
+async def test_a_stream_is_a_context_manager():
+    async with Agent(Scripted(["a"])).stream("?") as stream:
+        events = await collect(stream)
+    assert events[-1].run.output == "a"
+    assert [event async for event in stream] == []
+
+
+async def test_a_stream_that_was_never_read_needs_no_closing():
+    stream = Agent(Scripted(["a"])).stream("?")
+    await stream.aclose()
+    assert [message.role for message in stream.messages] == ["user"]
+
+
+async def test_a_run_out_of_time_ends_with_its_last_event():
+    class Late(Scripted):
+        async def stream(self, request):
+            await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=request.timeout_s)
+            raise ProviderUnavailable("late")
+            yield
+
+    events = await collect(Agent(Late([]), limits=Limits(run_timeout_s=0.05)).stream("?"))
+    assert events[-1].run.stop == "time"
+
+
+async def test_a_tools_early_result_is_kept_although_the_tool_changes_its_arguments():
+    runs = []
+
+    @tool(effect="read")
+    async def eat(items: list[str]) -> str:
+        """Eat the items."""
+        runs.append(list(items))
+        items.clear()
+        return "ok"
+
+    script = [[{"call": "eat", "arguments": {"items": ["a"]}}, call("b")], "Done."]
+    events = await collect(Agent(Scripted(script), [eat, look]).stream("?"))
+    assert runs == [["a"]]
+    assert [event.result.is_error for event in events if isinstance(event, CallFinished)] == [False, False]
+    assert events[-1].run.calls[0].arguments == {"items": ["a"]}

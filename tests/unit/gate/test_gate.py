@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from callbox import Gate, ToolCall, Toolset, errors, tool
+from callbox import Allow, Deny, Gate, ToolCall, Toolset, errors, tool
+from callbox.gate.caller import Budget
+from callbox.limits import Limits
 from callbox.messages import CallReady, Finished
 from support import until
 
@@ -100,18 +102,20 @@ def test_functions_become_tools():
     assert Gate([add]).toolset.names == ("add",)
 
 
-async def test_one_gate_can_serve_another_toolset():
+async def test_a_conversations_own_tools_are_exempt_from_the_policy():
     @tool(effect="read")
-    async def other() -> str:
-        """Do something else."""
-        return "other"
+    async def reread() -> str:
+        """Read something of the conversation again."""
+        return "again"
 
-    gate = Gate([get_order])
-    wider = gate.with_tools(Toolset([get_order, other]))
-    assert [result.content for result in await wider.execute(wider.read("openai", chat(("c", "other", ""))))] == [
-        "other"
-    ]
+    gate = Gate([get_order], policy=lambda question: Allow() if question.tool.name == "get_order" else Deny())
+    wider = gate.with_own_tools([reread])
+    [result] = await wider.execute(wider.read("openai", chat(("c", "reread", ""))))
+    assert result.content == "again"
     assert gate.toolset.names == ("get_order",)
+    [unknown] = wider.read("openai", chat(("c", "nope", "{}")))
+    assert "reread" not in unknown.error.expected
+    assert gate.with_own_tools([]) is gate
 
 
 def chunk(**delta):
@@ -198,3 +202,74 @@ async def test_the_same_call_twice_runs_once_and_is_answered_twice():
     results = await Gate([pay]).execute(calls)
     assert [result.content for result in results] == ["paid 5", "paid 5", "paid 6", "paid 5", "paid 6"]
     assert runs == [5, 6, 5]
+
+
+async def test_a_reply_of_very_many_calls_under_one_id_is_answered_quickly():
+    calls = [ToolCall("same", "get_order", {"order_id": str(index)}) for index in range(5_000)]
+    results = await Gate([get_order]).execute(calls)
+    assert len(results) == 5_000
+    assert [result.is_error for result in results[126:130]] == [False, False, True, True]
+
+
+async def test_asking_twice_for_a_streams_results_runs_nothing_twice():
+    paid = []
+
+    @tool(effect="write")
+    async def pay(amount: int) -> str:
+        """Pay an amount."""
+        paid.append(amount)
+        return "paid"
+
+    async with Gate([pay]).stream("openai") as turn:
+        turn.feed(chunk(tool_calls=[piece(0, "c1", "pay", '{"amount": 5}')]))
+        assert await turn.results() == await turn.results()
+    assert paid == [5]
+
+
+async def test_calls_of_a_filtered_stream_are_not_run():
+    paid = []
+
+    @tool(effect="write")
+    async def pay(amount: int) -> str:
+        """Pay an amount."""
+        paid.append(amount)
+        return "paid"
+
+    async with Gate([pay]).stream("openai") as turn:
+        turn.feed(chunk(tool_calls=[piece(0, "c1", "pay", '{"amount": 5}')]))
+        turn.feed({"choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter"}]})
+        assert await turn.results() == []
+    assert (paid, turn.calls) == ([], [])
+
+
+async def test_no_more_calls_start_early_than_a_turn_may_have():
+    ran = []
+
+    @tool(effect="read")
+    async def look(key: str) -> str:
+        """Look at something."""
+        ran.append(key)
+        return key
+
+    async with Gate([look], limits=Limits(calls_per_turn_max=2)).stream("openai") as turn:
+        for index in range(5):
+            turn.feed(chunk(tool_calls=[piece(index, f"c{index}", "look", f'{{"key": "{index}"}}')]))
+        results = await turn.results()
+    assert ran == ["0", "1"]
+    assert [result.is_error for result in results] == [False, False, True, True, True]
+
+
+async def test_one_budget_for_all_turns_of_your_own_loop_learns_of_mistakes():
+    gate, budget = Gate([get_order], limits=Limits(corrections_max=2)), Budget(Limits(corrections_max=2))
+    for _ in range(3):
+        assert budget.exhausted is None
+        await gate.execute([ToolCall("c", "nope", {})], budget=budget)
+    assert budget.exhausted == "corrections"
+
+
+async def test_a_policy_that_is_a_coroutine_function_is_refused_at_once():
+    async def policy(question):
+        return Allow()
+
+    with pytest.raises(errors.ConfigurationError, match="coroutine"):
+        Gate([get_order], policy=policy)

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from callbox import Allow, Ask, CallContext, Deny, Gate, Tool, ToolCall, ToolError, tool
-from callbox.errors import DefinitionError, Rejected
+from callbox import Allow, Ask, CallContext, Deny, Gate, Tool, ToolCall, ToolError, Toolset, tool
+from callbox.errors import ConfigurationError, DefinitionError, Rejected
 from callbox.gate.caller import Budget, Caller
 from callbox.limits import Limits
 from support import let_others_run
@@ -340,6 +340,8 @@ async def test_the_context_says_what_a_tool_may_know():
     @tool(effect="read", timeout_s=30)
     async def look(context: CallContext) -> str:
         """Look around."""
+        assert 29 < context.remaining_s() <= 30
+        assert not context.is_cancelled()
         seen.append(context)
         return "ok"
 
@@ -351,8 +353,7 @@ async def test_the_context_says_what_a_tool_may_know():
     assert (first.user_id, first.tenant_id, first.session_id, first.state) == ("u", "t", "s", {"k": 1})
     assert (first.call_id, first.tool, first.attempt, first.run_id) == ("c1", "look", 1, budget.run_id)
     assert first.idempotency_key != second.idempotency_key
-    assert 29 < first.remaining_s() <= 30
-    assert not first.is_cancelled()
+    assert first.is_cancelled()
 
 
 # Retries
@@ -536,3 +537,349 @@ async def test_progress_is_reported_from_threads_too():
 
     await one(Gate([work]), call("work"), observer=Watcher())
     assert reports == ["started", (1, 2, "half", True), "finished"]
+
+
+# What a hostile model, a careless tool or a broken guard must not achieve
+
+
+async def test_a_check_may_answer_with_a_boolean():
+    find = orders_tool()
+    find.check(lambda order_id: order_id == "A-1")
+    gate = Gate([find])
+    assert not (await one(gate, call("find", order_id="A-1"))).is_error
+    assert error_of(await one(gate, call("find", order_id="B")))["error"] == "rejected_by_check"
+
+
+async def test_a_check_that_answers_nonsense_lets_nothing_through():
+    find = orders_tool()
+    find.check(lambda order_id: 5)
+    assert error_of(await one(Gate([find]), call("find", order_id="A")))["error"] == "tool_failed"
+
+
+async def test_a_check_that_hangs_is_ended_at_the_deadline():
+    find = orders_tool()
+
+    @find.check
+    async def hang(order_id: str) -> None:
+        await asyncio.Event().wait()
+
+    gate = Gate([find], limits=Limits(tool_timeout_s=0.02))
+    assert error_of(await one(gate, call("find", order_id="A")))["error"] == "tool_failed"
+
+
+async def test_a_sync_check_does_not_stop_the_loop():
+    find, here = orders_tool(), threading.current_thread()
+    threads = []
+
+    @find.check
+    def look(order_id: str) -> None:
+        threads.append(threading.current_thread())
+
+    await one(Gate([find]), call("find", order_id="A"))
+    assert threads[0] is not here
+
+
+async def test_guards_that_cancel_themselves_refuse_and_nobody_else_is_cancelled():
+    async def give_up(*asked):
+        raise asyncio.CancelledError
+
+    find = orders_tool()
+    find.check(_cancelling_check)
+    assert error_of(await one(Gate([find]), call("find", order_id="A")))["error"] == "tool_failed"
+    gate = Gate([get_order], policy=lambda question: Ask(), approver=give_up)
+    assert error_of(await one(gate, call(order_id="A")))["error"] == "approval_required"
+
+
+async def _cancelling_check(order_id: str) -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("guard", ["check", "approver"])
+async def test_cancelling_the_caller_reaches_the_guards(guard):
+    begun = asyncio.Event()
+
+    async def wait(*asked):
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def check(order_id: str) -> None:
+        await wait()
+
+    find = orders_tool()
+    if guard == "check":
+        find.check(check)
+    gate = Gate([find], policy=lambda question: Ask(), approver=wait)
+    task = asyncio.create_task(one(gate, call("find", order_id="A")))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_what_was_decided_on_is_what_runs():
+    ran = []
+
+    @tool(effect="write")
+    async def pay(amount: int, items: list[dict[str, int]]) -> str:
+        """Pay an amount."""
+        ran.append((amount, items))
+        return "paid"
+
+    def policy(question):
+        question.arguments["amount"] = "not an int"
+        question.arguments["items"][0]["n"] = 99
+        return Ask()
+
+    request = call("pay", amount=1, items=[{"n": 1}])
+
+    async def approver(shown, tool, ask):
+        request.arguments["amount"] = 1_000_000
+        shown.arguments["items"].clear()
+        return True
+
+    assert (await one(Gate([pay], policy=policy, approver=approver), request)).content == "paid"
+    assert ran == [(1, [{"n": 1}])]
+
+
+async def test_a_tool_that_changes_its_arguments_changes_nobody_elses(no_waiting):
+    seen = []
+
+    @tool(effect="read", retries=1)
+    async def consume(items: list[str]) -> str:
+        """Consume the items."""
+        seen.append(list(items))
+        items.clear()
+        raise ToolError("again", retryable=True)
+
+    request = call("consume", items=["a", "b"])
+    await one(Gate([consume]), request)
+    assert seen == [["a", "b"], ["a", "b"]]
+    assert request.arguments == {"items": ["a", "b"]}
+
+
+async def test_a_person_who_refused_is_not_asked_again_in_the_same_run():
+    asked = []
+
+    def approver(shown, tool, ask):
+        asked.append(shown.arguments)
+        return False
+
+    gate, budget = Gate([get_order], policy=lambda question: Ask(), approver=approver), Budget()
+    for order_id in ("A", "A", "B", "A"):
+        result = await one(gate, call(order_id=order_id), budget=budget)
+        assert error_of(result)["error"] == "approval_refused"
+    assert asked == [{"order_id": "A"}, {"order_id": "B"}]
+
+
+class Panic(BaseException):
+    """What a Rust extension raises when it panics derives from BaseException."""
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_panic_in_an_extension_is_the_calls_result(is_async):
+    async def fail() -> str:
+        """Fail badly."""
+        raise Panic("rust")
+
+    def fail_sync() -> str:
+        """Fail badly."""
+        raise Panic("rust")
+
+    bad = tool(effect="read", name="fail")(fail if is_async else fail_sync)
+    results = await Gate([bad, get_order]).execute([call("fail"), ToolCall("c2", "get_order", {"order_id": "A"})])
+    assert "Panic" in error_of(results[0])["message"]
+    assert not results[1].is_error
+
+
+async def test_an_exception_whose_text_cannot_be_read_is_named():
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    document = error_of(await one(Gate([failing(Mute(), expose_errors=True)]), call("fail")))
+    assert document["message"] == "The tool failed with Mute."
+
+
+async def test_an_observer_that_fails_changes_nothing():
+    class Broken:
+        def started(self, call):
+            raise ValueError
+
+        finished = progress = started
+
+    @tool(effect="read")
+    async def work(context: CallContext) -> str:
+        """Work."""
+        context.report(1)
+        return "done"
+
+    results = await Gate([work]).execute([call("work"), ToolCall("c2", "nope")], observer=Broken())
+    assert [result.is_error for result in results] == [False, True]
+
+
+async def test_the_words_of_errors_are_sanitized_too():
+    def sanitizer(text, tool):
+        return text.replace("hunter2", "***")
+
+    error = ToolError("password=hunter2", suggestion="try hunter2")
+    document = error_of(await one(Gate([failing(error)], sanitizer=sanitizer), call("fail")))
+    assert document == {"error": "tool_failed", "message": "password=***", "suggestion": "try ***"}
+    broken = Gate([failing(error)], sanitizer=lambda text, tool: 1 / 0)
+    assert "hunter2" not in (await one(broken, call("fail"))).content
+
+
+async def test_a_sanitizer_that_gives_no_text_withholds_the_result():
+    result = await one(Gate([get_order], sanitizer=lambda text, tool: None), call(order_id="A"))
+    assert "withheld" in error_of(result)["message"]
+    assert result.attempts == 1
+
+
+async def test_a_result_is_sanitized_before_it_is_cut():
+    @tool(effect="read")
+    async def dump() -> str:
+        """Dump."""
+        return "x" * 95 + "sk-SECRET"
+
+    gate = Gate([dump], sanitizer=lambda text, tool: text.replace("sk-SECRET", "*"), limits=Limits(result_chars_max=98))
+    assert "sk" not in (await one(gate, call("dump"))).content
+
+
+async def test_progress_that_comes_too_late_is_dropped():
+    reports, contexts = [], []
+
+    class Watcher:
+        def started(self, call):
+            pass
+
+        def progress(self, call, progress, total, message):
+            reports.append(progress)
+
+        def finished(self, result):
+            reports.append("finished")
+
+    @tool(effect="read")
+    async def work(context: CallContext) -> str:
+        """Work."""
+        contexts.append(context)
+        context.report(1)
+        return "done"
+
+    await one(Gate([work]), call("work"), observer=Watcher())
+    contexts[0].report(2)
+    assert reports == [1, "finished"]
+
+
+# Time
+
+
+async def test_waiting_for_a_slot_is_bounded_by_the_run_and_the_tool_is_not_run_late():
+    ran, release = [], asyncio.Event()
+
+    @tool(effect="egress")
+    async def send(to: str) -> str:
+        """Send something."""
+        ran.append(to)
+        await release.wait()
+        return "sent"
+
+    gate = Gate([send], limits=Limits(concurrency_max=1))
+    first = asyncio.create_task(one(gate, call("send", to="a")))
+    while not ran:
+        await let_others_run()
+    late = await one(gate, call("send", to="b"), budget=Budget(Limits(run_timeout_s=0.02)))
+    assert error_of(late)["error"] == "budget_exhausted"
+    release.set()
+    assert (await first).content == "sent"
+    assert ran == ["a"]
+
+
+async def test_cancelling_while_waiting_for_a_slot_gives_the_slots_back():
+    release = asyncio.Event()
+
+    @tool(effect="read", concurrency=1)
+    async def work() -> str:
+        """Work."""
+        await release.wait()
+        return "done"
+
+    gate = Gate([work])
+    first, second = (asyncio.create_task(one(gate, call("work"))) for _ in range(2))
+    await let_others_run(20)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    release.set()
+    assert (await first).content == "done"
+    assert (await one(gate, call("work"))).content == "done"
+
+
+async def test_retries_end_with_the_runs_time(no_waiting, monkeypatch):
+    monkeypatch.setattr("callbox.gate.retry.RETRY_WAIT_S", 50.0)
+    fetch, attempts = flaky(9, ToolError("busy", retryable=True), retries=8)
+    result = await one(Gate([fetch]), call("fetch"), budget=Budget(Limits(run_timeout_s=0.05)))
+    assert result.is_error
+    assert len(attempts) < 9
+
+
+async def test_a_timeout_names_the_seconds_it_waited():
+    @tool(effect="read", timeout_s=60)
+    async def wait() -> str:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+
+    result = await one(Gate([wait]), call("wait"), budget=Budget(Limits(run_timeout_s=0.05)))
+    assert error_of(result)["error"] == "timeout"
+    assert " 0 seconds" not in result.error.message
+
+
+async def test_a_tool_may_call_its_own_gate_however_few_slots_there_are():
+    @tool(effect="read")
+    async def inner() -> str:
+        """Do the inner part."""
+        return "inner"
+
+    @tool(effect="read")
+    async def outer() -> str:
+        """Do the outer part."""
+        return (await one(gate, call("inner"))).content
+
+    gate = Gate([inner, outer], limits=Limits(concurrency_max=1, tool_timeout_s=5))
+    results = await gate.execute([ToolCall("1", "outer"), ToolCall("2", "outer")])
+    assert [result.content for result in results] == ["inner", "inner"]
+
+
+@pytest.mark.parametrize("limit", ["concurrency_max", "threads_max", "calls_per_run_max", "run_timeout_s"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_limits_that_leave_nothing_are_refused(limit, value):
+    with pytest.raises(ConfigurationError, match=limit):
+        Limits(**{limit: value})
+
+
+# Whatever runs a tool
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_one_function_can_run_many_tools(is_async):
+    async def run(name, arguments, context):
+        return f"{name} {arguments['x']} for {context.user_id}"
+
+    def run_sync(name, arguments, context):
+        return f"{name} {arguments['x']} for {context.user_id}"
+
+    definition = {
+        "name": "f",
+        "description": "Do something.",
+        "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
+    }
+    toolset = Toolset.from_schemas([definition], run=run if is_async else run_sync)
+    result = await one(Gate(toolset), call("f", x=3), caller=Caller(user_id="ann"))
+    assert result.content == "f 3 for ann"
+
+
+async def test_a_sync_function_that_returns_a_coroutine_is_awaited():
+    async def answer():
+        return "awaited"
+
+    definition = {"name": "f", "description": "Do something.", "parameters": {"type": "object", "properties": {}}}
+    toolset = Toolset.from_schemas([definition], run=lambda name, arguments: answer())
+    assert (await one(Gate(toolset), call("f"))).content == "awaited"

@@ -6,7 +6,7 @@ import json
 import pydantic
 import pytest
 
-from callbox.gate.rendering import render
+from callbox.gate.rendering import cut, render
 
 
 class Color(enum.Enum):
@@ -24,7 +24,7 @@ class Point:
 
 
 def text(value):
-    return render(value, 10_000)[0]
+    return render(value)
 
 
 def test_a_string_is_sent_as_it_is():
@@ -79,7 +79,17 @@ def test_a_lone_surrogate_cannot_break_the_clients_encoder():
 
 
 def test_a_long_text_is_cut_and_says_so():
-    content, truncated = render("x" * 50, 10)
+    content, truncated = cut("x" * 50, 10)
     assert truncated
     assert content == "x" * 10 + "\n[cut here: 10 of 50 characters]"
-    assert render("x" * 10, 10) == ("x" * 10, False)
+    assert cut("x" * 10, 10) == ("x" * 10, False)
+
+
+def test_a_lazy_value_that_fails_when_it_is_read_is_named_only():
+    class Lazy(dict):
+        def __iter__(self):
+            raise RuntimeError("lazy")
+
+        keys = items = values = __iter__
+
+    assert json.loads(text(Lazy(a=1))) is not None

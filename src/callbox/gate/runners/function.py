@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +29,7 @@ class FunctionRunner:
             return await binding.function(**named)
         result = await self._threads.run(lambda: binding.function(**named))
         # A sync wrapper around a coroutine function gives its coroutine back; it belongs to this loop.
-        return await result if asyncio.iscoroutine(result) else result
+        return await result if inspect.isawaitable(result) else result
 
     async def aclose(self) -> None:
         """See `Runner.aclose`. The threads are daemons and end by themselves."""
@@ -48,7 +48,8 @@ class ExternalRunner:
         if binding.is_async:
             return await binding.run(tool.name, arguments, context())
         made = context()
-        return await self._threads.run(lambda: binding.run(tool.name, arguments, made))
+        result = await self._threads.run(lambda: binding.run(tool.name, arguments, made))
+        return await result if inspect.isawaitable(result) else result
 
     async def aclose(self) -> None:
         """See `Runner.aclose`."""
