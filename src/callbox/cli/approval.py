@@ -57,7 +57,7 @@ async def read_line() -> str:
     try:
         if sys.stdin.isatty():
             return await _read_terminal(sys.stdin.fileno())
-    except (NotImplementedError, PermissionError):  # a loop (Windows) or a file that cannot be waited for
+    except (RuntimeError, PermissionError):  # a loop (on Windows) or a file that cannot be waited for
         pass
     # Not a terminal: the next line may be in Python's buffer already, where only `sys.stdin` finds it.
     return sys.stdin.readline()
