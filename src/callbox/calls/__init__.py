@@ -1,1 +1,1 @@
-""""""
+"""Calls: reading what a model emitted, and answering it."""

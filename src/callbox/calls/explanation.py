@@ -391,18 +391,20 @@ class _Walk:
         waiting, seen = [place], set[str]()
         while waiting:
             here = waiting.pop()
-            if here.pointer in seen or not isinstance(here.schema, dict):
+            value: object = here.schema
+            if here.pointer in seen or not isinstance(value, dict):
                 continue
             seen.add(here.pointer)
+            schema = members(value)
             shape = self._document.shape(here)
             names.update(dict.fromkeys(shape.properties))
             patterns += shape.patterns
             for keyword in ("anyOf", "oneOf", "allOf"):
-                waiting += [here.child(keyword, index) for index in range(len(items(here.schema.get(keyword))))]
-            waiting += [here.child(keyword) for keyword in ("if", "then", "else") if keyword in here.schema]
-            dependent = members(here.schema.get("dependentSchemas"))
+                waiting += [here.child(keyword, index) for index in range(len(items(schema.get(keyword))))]
+            waiting += [here.child(keyword) for keyword in ("if", "then", "else") if keyword in schema]
+            dependent = members(schema.get("dependentSchemas"))
             waiting += [here.child("dependentSchemas", name) for name in dependent]
-            target = self._document.resolve(here.schema.get("$ref"))
+            target = self._document.resolve(schema.get("$ref"))
             waiting += [target] if target is not None else []
         return names, patterns
 

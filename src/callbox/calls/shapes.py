@@ -117,14 +117,16 @@ class Document:
         waiting, seen = [place], set[str]()
         while waiting and len(seen) < _MERGED_MAX:
             here = waiting.pop()
-            if here.pointer in seen or not isinstance(here.schema, dict):
+            value: object = here.schema
+            if here.pointer in seen or not isinstance(value, dict):
                 continue
             seen.add(here.pointer)
             yield here
+            schema = members(value)
             for keyword in ("$ref", "$dynamicRef"):
-                target = self.resolve(here.schema.get(keyword))
+                target = self.resolve(schema.get(keyword))
                 waiting += [target] if target is not None else []
-            waiting += [here.child("allOf", index) for index in range(len(items(here.schema.get("allOf"))))]
+            waiting += [here.child("allOf", index) for index in range(len(items(schema.get("allOf"))))]
 
     def shape(self, place: Place) -> Shape:
         """What the schema says at first sight."""

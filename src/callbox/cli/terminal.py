@@ -65,18 +65,18 @@ def show_error(error: CallboxError) -> None:
 
 def full_arguments(call: ToolCall) -> list[str]:
     """All arguments of a call, one a line, as JSON; what one would not see in it is escaped."""
-    if not isinstance(call.arguments, dict):
-        return [_visible(str(call.arguments))]
-    given = cast("JsonObject", call.arguments)
-    return [_visible(f"{_literal(name)}: {_literal(value)}") for name, value in given.items()]
+    given: object = call.arguments
+    if not isinstance(given, dict):
+        return [_visible(str(given))]
+    return [_visible(f"{_literal(name)}: {_literal(value)}") for name, value in cast("JsonObject", given).items()]
 
 
 def arguments(call: ToolCall) -> str:
     """A call's arguments as one reads them: ``city='Paris', days=3``."""
-    if not isinstance(call.arguments, dict):
-        return shorten(str(call.arguments))
-    given = cast("JsonObject", call.arguments)
-    return shorten(", ".join(f"{name}={_literal(value)}" for name, value in given.items()))
+    given: object = call.arguments
+    if not isinstance(given, dict):
+        return shorten(str(given))
+    return shorten(", ".join(f"{name}={_literal(value)}" for name, value in cast("JsonObject", given).items()))
 
 
 def _literal(value: Any) -> str:

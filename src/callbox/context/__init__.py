@@ -1,1 +1,1 @@
-""""""
+"""Context: what of a conversation is sent, and what it costs."""

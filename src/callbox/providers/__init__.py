@@ -1,1 +1,1 @@
-""""""
+"""Providers: clients of model APIs."""

@@ -184,7 +184,8 @@ class _Hearing:
         self._counts = chunk.get("timings") or self._counts
         for choice in chunk.get("choices") or ():
             self._reason = choice.get("finish_reason") or self._reason
-            text = cast("str | None", (choice.get("delta") or {}).get("content"))
+            delta = cast("JsonObject", choice.get("delta") or {})
+            text = cast("str | None", delta.get("content"))
             if text:
                 if self._follower is not None and not self._follower.feed(text):
                     raise ProviderProtocolError(
