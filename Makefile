@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.callbox-ready
 
-.PHONY: help demo test test-deep check bench docs format clean
+.PHONY: help demo test test-deep coverage check bench docs format clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -16,7 +16,10 @@ demo: $(STAMP) ## a question that needs two tools, answered by the local model: 
 	@$(BIN)/callbox demo
 
 test: $(STAMP) ## all tests that a promise rests on
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	@$(BIN)/python -m pytest
+
+coverage: $(STAMP) ## the same, with the share of lines and branches that ran and those that did not
+	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
 test-deep: $(STAMP) ## the property tests with 10,000 examples each
 	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/properties --timeout=0
