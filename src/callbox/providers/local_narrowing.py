@@ -49,6 +49,7 @@ _UNSUPPORTED = frozenset(
     }
 )
 _MEMBERS = frozenset({"properties", "patternProperties", "additionalProperties"})
+_FORMAT_CHARS = 64
 _MAGNITUDE = 10**15  # doubles are exact up to 2**53, which is a little more
 
 
@@ -166,8 +167,9 @@ class _Narrower:
         if "pattern" in out and not self._bounds.patterns:
             del out["pattern"]
             self._lose(path, "pattern", "it is not part of the grammar")
-        if "format" not in out:  # the formats bound themselves
-            out["maxLength"] = _at_most(out.get("maxLength"), self._bounds.string_chars_max, out.get("minLength"))
+        # A time with its fraction and zone, a UUID, a short address: a format needs some room whatever the budget.
+        room = max(self._bounds.string_chars_max, _FORMAT_CHARS if "format" in out else 0)
+        out["maxLength"] = _at_most(out.get("maxLength"), room, out.get("minLength"))
 
     def _bound_array(self, out: JsonObject, path: tuple[str | int, ...]) -> None:
         if isinstance(out.get("prefixItems"), list):
@@ -277,7 +279,6 @@ def _bound_number(out: JsonObject, kind: str) -> None:
 
 _REFERENCE_DEPTH = 3
 _REFERENCE_CHARS = 64
-_FORMAT_CHARS = 40
 _NUMBER_CHARS = 27
 
 
@@ -310,7 +311,7 @@ def _longest(node: Any, definitions: JsonObject, depth: int) -> int:
 def _longest_of_kind(schema: JsonObject, definitions: JsonObject, depth: int) -> int:
     kind = schema.get("type")
     if kind == "string":
-        return 2 + schema.get("maxLength", _FORMAT_CHARS)
+        return 2 + schema["maxLength"]
     if kind in ("integer", "number"):
         return _NUMBER_CHARS
     if kind in ("boolean", "null"):
