@@ -146,6 +146,8 @@ def deduplicate_ids(calls: Sequence[ToolCall]) -> list[ToolCall]:
 
     Applying it twice changes nothing.
     """
+    if len(calls) == 1 and isinstance(calls[0].id, str) and calls[0].id:
+        return list(calls)
     return unique_calls(calls)[0]
 
 

@@ -106,6 +106,8 @@ class Gate:
     ) -> list[Prepared]:
         """Parse, repair, resolve and validate calls; pairs of the call and, where it is known, its tool."""
         allowed = self.limits.calls_per_turn_max
+        if len(calls) <= allowed:
+            return self._read(deduplicate_ids(calls), restore)
         return [
             *self._read(deduplicate_ids(calls[:allowed]), restore),
             *[(_too_many(call, allowed), None) for call in calls[allowed:]],
