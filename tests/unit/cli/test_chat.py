@@ -152,7 +152,8 @@ def test_a_module_that_cannot_be_imported_is_said_in_a_line(project):
 
 
 DRIVER = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits that it is ignored
 import callbox.agents.agent
 from callbox.providers.scripted import Scripted
 model = Scripted(json.loads(sys.argv[1]))
