@@ -62,7 +62,7 @@ def collect(peers: str | None, rounds: int) -> dict[str, dict[str, list[float]]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", help="python of an environment that has the peers; without it they are left out")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
     figures = collect(options.peers, options.rounds)
