@@ -165,8 +165,7 @@ class Agent:
             conversation.add(Message.system(self.instructions))
             # The history may be another agent's: its instructions must not be taken for ours.
             history = [message for message in history if message.role != "system"]
-        for message in (*history, *_messages(prompt)):
-            conversation.add(message)
+        conversation.begin((*history, *_messages(prompt)))
         loop = Loop(conversation, self._settings, Budget(self.limits))
         return loop, self.gate.with_own_tools(conversation.own_tools)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from callbox.context.compaction import Compaction, plan_compaction
@@ -13,7 +13,7 @@ from callbox.context.results import READ_RESULT
 from callbox.context.selection import ToolIndex
 from callbox.context.selector import FIND_TOOLS, Selector
 from callbox.context.window import Window
-from callbox.messages import Message, Reply
+from callbox.messages import Message, Reply, Usage
 from callbox.tools.tool import Tool
 from callbox.tools.toolset import Toolset
 
@@ -59,11 +59,17 @@ class Conversation:
         messages: All of them, as they were said.
         own_tools: What the context itself brings: `find_tools`, `read_result`. The gate must be able to run them.
         cost: Where the tokens of the run went.
+
+    Without a budget nothing is ever cleared, so tokens are counted when somebody asks for the cost, or when the vendor
+    says that they were too many; until then what is to be booked waits in line.
     """
 
     def __init__(self, context: Context, toolset: Toolset, definitions_tokens: int) -> None:
         self.messages: list[Message] = []
-        self.cost = RunCost()
+        self.cost = RunCost(self._book)
+        # A selection changes between requests, so what it costs must be booked when it is sent.
+        counts_at_once = context.budget_tokens is not None or context.tools_max is not None
+        self._unbooked: list[Message | Usage] | None = None if counts_at_once else []
         self._summarize = context.summarize
         self._window = Window(
             _UNBOUNDED if context.budget_tokens is None else context.budget_tokens,
@@ -89,19 +95,28 @@ class Conversation:
 
     @property
     def to_send(self) -> Sequence[Message]:
-        """What goes into the next request. The same list for ever; its contents change when room is made."""
-        return self._window.messages
+        """What goes into the next request. Its contents change when room is made."""
+        return self._window.messages if self._unbooked is None else self.messages
 
     def add(self, message: Message) -> None:
-        """Append a message.
+        """Append a message of this run."""
+        if self._unbooked is None:
+            self._window.add(message)
+        else:
+            self._unbooked.append(message)
+        self.messages.append(message)
+        if self._selector is not None:
+            self._selector.note(message)
+
+    def begin(self, messages: Iterable[Message]) -> None:
+        """Append what was there before this run.
 
         Raises:
             ConfigurationError: It leaves a call without a result, or has a result without a call.
         """
-        self._window.add(message)
-        self.messages.append(message)
-        if self._selector is not None:
-            self._selector.note(message)
+        for message in messages:
+            self.add(message)
+        self._book()  # which checks them
 
     def tools_to_send(self) -> Sequence[Tool]:
         """The tools of the next request."""
@@ -118,19 +133,37 @@ class Conversation:
 
     def make_room(self) -> None:
         """Clear what has to be cleared before the next request; one comparison while everything fits."""
-        self._window.fit(reserve=self._reserve())
+        if self._unbooked is None:
+            self._window.fit(reserve=self._reserve())
 
     def shrink(self) -> bool:
         """The vendor says that the request was too long. Whether it could be made smaller."""
+        self._book()
+        self._unbooked = None
         before = self._window.counted_tokens
         self._window.overflowed(reserve=self._reserve())
         return self._window.counted_tokens < before
 
     def account(self, reply: Reply) -> None:
         """Book the request that this reply answers, before the reply is added."""
+        if self._unbooked is None:
+            self._record(reply.usage)
+        else:
+            self._unbooked.append(reply.usage)
+
+    def _book(self) -> None:
+        if self._unbooked:
+            waiting, self._unbooked = self._unbooked, []
+            for entry in waiting:
+                if isinstance(entry, Usage):
+                    self._record(entry)
+                else:
+                    self._window.add(entry)
+
+    def _record(self, usage: Usage) -> None:
         selection = None if self._selector is None else self._selector.select()
-        self.cost.record(self._window, selection=selection, definitions=self._definitions_tokens, usage=reply.usage)
-        self._window.observe(reply.usage, beside=selection.tokens if selection else self._definitions_tokens)
+        self.cost.record(self._window, selection=selection, definitions=self._definitions_tokens, usage=usage)
+        self._window.observe(usage, beside=selection.tokens if selection else self._definitions_tokens)
 
     def _reserve(self) -> int:
         own = self._definitions_tokens if self._selector is None else self._selector.select().tokens

@@ -3,6 +3,7 @@ read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from operator import add
 from typing import TYPE_CHECKING, Final
@@ -46,13 +47,17 @@ _FIELDS: Final = tuple(field.name for field in fields(RequestCost))
 
 
 class RunCost:
-    """Tokens of one run."""
+    """Tokens of one run.
 
-    __slots__ = ("_last", "_total", "requests")
+    Args:
+        settle: Called before somebody looks, for who books late.
+    """
 
-    def __init__(self) -> None:
-        self.requests = 0
-        """How many requests there were."""
+    __slots__ = ("_last", "_requests", "_settle", "_total")
+
+    def __init__(self, settle: Callable[[], None] | None = None) -> None:
+        self._settle = settle
+        self._requests = 0
         # Plain numbers, made into objects when somebody looks: this is booked in every turn.
         self._last: tuple[int, ...] = (0,) * len(_FIELDS)
         self._total: tuple[int, ...] = self._last
@@ -61,13 +66,21 @@ class RunCost:
         return f"RunCost(requests={self.requests}, last={self.last!r}, total={self.total!r})"
 
     @property
+    def requests(self) -> int:
+        """How many requests there were."""
+        self._settled()
+        return self._requests
+
+    @property
     def last(self) -> RequestCost:
         """The last request."""
+        self._settled()
         return RequestCost(**dict(zip(_FIELDS, self._last, strict=True)))
 
     @property
     def total(self) -> RequestCost:
         """All requests together. What is sent twice counts twice: that is what is paid."""
+        self._settled()
         return RequestCost(**dict(zip(_FIELDS, self._total, strict=True)))
 
     def record(
@@ -99,4 +112,8 @@ class RunCost:
             window.saved_tokens,
         )
         self._total = tuple(map(add, self._total, self._last))
-        self.requests += 1
+        self._requests += 1
+
+    def _settled(self) -> None:
+        if self._settle is not None:
+            self._settle()

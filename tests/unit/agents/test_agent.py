@@ -442,3 +442,21 @@ async def test_what_was_cleared_can_be_read_again_whatever_the_policy_names():
 def test_a_run_prints_without_its_whole_conversation():
     run = Agent(Scripted(["x" * 1_000])).run_sync("secret question")
     assert "secret question" not in repr(run)
+
+
+async def test_the_cost_of_a_run_without_a_budget_is_counted_when_somebody_asks():
+    counted = []
+
+    class Counting:
+        def count(self, text):
+            counted.append(text)
+            return len(text)
+
+    script = [ONE_CALL, ONE_CALL, "Shipped."]
+    late = await Agent(Scripted(script), [get_order], context=Context(counter=Counting())).run("?")
+    before = len(counted)
+    assert late.cost.requests == 3
+    assert len(counted) > before
+    at_once = Context(counter=Counting(), budget_tokens=1_000_000)
+    other = await Agent(Scripted(script), [get_order], context=at_once).run("?")
+    assert (late.cost.total, late.cost.last) == (other.cost.total, other.cost.last)
