@@ -20,12 +20,13 @@ from rich.table import Table
 HERE = Path(__file__).parent
 SUBJECTS = {
     "callbox": "with_callbox.py",
+    "callbox, token budget": "with_callbox_budget.py",
     "hand-written loop": "with_nothing.py",
     "pydantic-ai": "with_pydantic_ai.py",
     "openai-agents": "with_openai_agents.py",
     "langgraph": "with_langgraph.py",
 }
-OWN = {"callbox", "hand-written loop"}
+OWN = {"callbox", "callbox, token budget", "hand-written loop"}
 LOADS = {"50 turns": (50, 1), "200 turns": (200, 1), "400 turns": (400, 1), "50 x 10 parallel": (50, 10)}
 
 

@@ -6,6 +6,7 @@ from pydantic import Field
 from workload import ANSWER, NAME, QUESTION, arguments, main
 
 from callbox import Agent, tool
+from callbox.agents.conversation import Context
 from callbox.providers.scripted import Scripted
 
 
@@ -23,7 +24,7 @@ async def get_weather(
     return {"city": city, "days": days, "unit": unit, "degrees": 14}
 
 
-async def run(turns: int, parallel: int) -> int:
+async def run(turns: int, parallel: int, context: Context | None = None) -> int:
     turn = 0
 
     def model(messages: object) -> object:
@@ -33,7 +34,7 @@ async def run(turns: int, parallel: int) -> int:
             return ANSWER
         return [{"call": NAME, "arguments": arguments(turn, index)} for index in range(parallel)]
 
-    result = await Agent(Scripted(model), [get_weather]).run(QUESTION)
+    result = await Agent(Scripted(model), [get_weather], context=context).run(QUESTION)
     return sum(not one.is_error for one in result.results)
 
 
