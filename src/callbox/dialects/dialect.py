@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from callbox.calls.call import ToolCall, ToolResult
+from callbox.calls.call import ToolResult
 from callbox.messages import Message, Reply, StreamEvent
 from callbox.tools.tool import Tool
 from callbox.values import JsonObject
@@ -98,19 +98,3 @@ class Dialect(Protocol):
     def parse(self, messages: Sequence[Any]) -> list[Message]:
         """The vendor's list of messages as callbox messages. `parse(write(m)) == m` for what the vendor can say."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class NameMap:
-    """Tool names in a vendor's terms, both ways; identity but for the names that the vendor refuses."""
-
-    to_vendor: dict[str, str] = field(default_factory=dict[str, str])
-    from_vendor: dict[str, str] = field(default_factory=dict[str, str])
-
-
-def rename_call(call: ToolCall, names: NameMap) -> ToolCall:
-    """The call under the tool's own name."""
-    own = names.from_vendor.get(call.name)
-    if own is None or own == call.name:
-        return call
-    return ToolCall(call.id, own, call.arguments, call.raw, call.repairs, call.error, call.vendor)
