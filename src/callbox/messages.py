@@ -142,6 +142,11 @@ class Reply:
     refusal: str | None = None
 
     @property
+    def held_back(self) -> bool:
+        """The model refused to give this answer, or its vendor cut it for its content: it must not be acted upon."""
+        return self.finish in ("refusal", "filter")
+
+    @property
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls in it, in the model's order."""
         return self.message.calls

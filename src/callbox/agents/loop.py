@@ -82,8 +82,7 @@ class Loop:
         self.turns += 1
         self.usage = self.usage + reply.usage
         self.conversation.account(reply)
-        # A reply that the model refused to give, or that its vendor cut for its content, is not acted upon.
-        may_run = self._closing is None and self.settings.tool_choice != "none" and reply.finish not in _HELD_BACK
+        may_run = self._closing is None and self.settings.tool_choice != "none" and not reply.held_back
         if prepared and may_run:
             # Kept back until the results are there: a conversation in which a call has no result is one that every
             # vendor refuses, and a run may be cancelled in between.
@@ -152,7 +151,6 @@ class Loop:
         )
 
 
-_HELD_BACK = ("refusal", "filter")
 _STOPS: dict[str, Stop] = {"refusal": "refusal", "filter": "filter", "length": "length"}
 
 

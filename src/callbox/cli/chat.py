@@ -14,11 +14,10 @@ from callbox.agents.events import CallFinished, CallProgress, CallRunning, RunEn
 from callbox.agents.stream import RunStream
 from callbox.cli import demo
 from callbox.cli.approval import TerminalApprover
-from callbox.cli.targets import load_target
+from callbox.cli.targets import load_toolset
 from callbox.cli.terminal import clean, console, shorten, show_call, show_error, show_result
 from callbox.errors import CallboxError, ConfigurationError
 from callbox.messages import Message, TextDelta
-from callbox.tools.tool import Tool
 from callbox.tools.toolset import Toolset
 
 
@@ -35,7 +34,7 @@ def chat(
 ) -> None:
     """Talk to a model that may call your tools. Ctrl-C cancels the answer, Ctrl-D leaves."""
     try:
-        toolset = Toolset(_load(tools) if tools else demo.TOOLS)
+        toolset = load_toolset(tools) if tools else Toolset(demo.TOOLS)
         agent = Agent(model, toolset, instructions, approver=TerminalApprover())
     except CallboxError as error:
         show_error(error)
@@ -49,13 +48,6 @@ def chat(
             _converse(runner, conversation, lambda: console.input("[bold]> [/bold]"))
         finally:
             runner.run(agent.aclose())
-
-
-def _load(target: str) -> list[Tool]:
-    loaded = load_target(target)
-    if loaded.invalid:
-        raise loaded.invalid[0][1]
-    return loaded.tools
 
 
 class Conversation:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from callbox.calls import feedback
 from callbox.calls.call import CallError, ToolCall
 from callbox.errors import Rejected, ToolError
-from callbox.gate.passage import Attempt, Passage, copied
+from callbox.gate.passage import Attempt, Passage, copied, is_our_cancellation
 from callbox.gate.runners.threads import Threads
 from callbox.policy.policy import Allow, Ask, Decision, Deny, Policy, Question
 from callbox.tools.check import Check
@@ -62,8 +62,9 @@ class Guards:
             return feedback.rejected_by_check(error.message, error.path, suggestion=error.suggestion)
         except ToolError as error:
             return feedback.rejected_by_check(error.message, suggestion=error.suggestion)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a broken check must let nothing through
-            _unless_cancelled(error)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_our_cancellation(error):
+                raise
             return _broken_check(passage, error)
         finally:
             attempt.over = True
@@ -116,7 +117,8 @@ class Guards:
                 self._approver, inspect.iscoroutinefunction(self._approver), shown, passage.tool, ask
             )
         except (Exception, asyncio.CancelledError) as error:
-            _unless_cancelled(error)
+            if is_our_cancellation(error):
+                raise
             log.exception("Asking for approval of a call of %s failed", passage.tool.name)
             return feedback.approval_required(ask.reason)
         if answer is True:
@@ -128,13 +130,6 @@ class Guards:
         # Like sync tools, sync guards run in a thread: one that asks a database must not stop everybody else.
         answer = function(*args, **kwargs) if is_async else await self._threads.run(lambda: function(*args, **kwargs))
         return await answer if inspect.isawaitable(answer) else answer
-
-
-def _unless_cancelled(error: BaseException) -> None:
-    """Let a cancellation of our own task through; one that a guard brought upon itself is a failure of the guard."""
-    task = asyncio.current_task()
-    if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
-        raise error
 
 
 def _broken_check(passage: Passage, error: BaseException) -> CallError:

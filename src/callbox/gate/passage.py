@@ -43,6 +43,12 @@ def tell(told: Callable[..., None], *arguments: Any) -> None:
         log.exception("An observer of calls failed")
 
 
+def is_our_cancellation(error: BaseException) -> bool:
+    """Somebody cancels our own task. A tool or a guard that raises CancelledError by itself has only failed."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and (task is None or bool(task.cancelling()))
+
+
 class Attempt:
     """One run of the tool. A tool that runs in a thread may outlive it, and asks here whether anybody still waits."""
 

@@ -16,7 +16,7 @@ from callbox.calls.call import CallError, ToolResult
 from callbox.gate.caller import Budget
 from callbox.gate.guards import Guards
 from callbox.gate.outcome import Outcomes
-from callbox.gate.passage import Passage, copied, tell
+from callbox.gate.passage import Passage, copied, is_our_cancellation, tell
 from callbox.gate.retry import with_retries
 from callbox.gate.runners.runner import Runner
 from callbox.gate.slots import NoSlot, Slots
@@ -90,8 +90,8 @@ class CallPath:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and _cancelled():
-                raise  # somebody cancels us; a tool that cancels itself has only failed
+            if is_our_cancellation(error):
+                raise
             return self._outcomes.failure(passage, error, _since(started), expired=expired)
         return self._outcomes.success(passage, value, _since(started))
 
@@ -106,11 +106,6 @@ def _spend(budget: Budget) -> CallError | None:
 
 def _out_of_time(budget: Budget) -> CallError:
     return feedback.budget_exhausted(f"the {budget.limits.run_timeout_s:g} seconds of this run")
-
-
-def _cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is None or bool(task.cancelling())
 
 
 def _since(started: float) -> float:

@@ -67,8 +67,7 @@ class StreamedTurn:
         if self._results is None:
             self._note(self._reader.finish())
             assert self.reply is not None, "a reader's last event is Finished"
-            # A reply that the model refused to give, or that its vendor cut for its content, is not acted upon.
-            prepared = [] if self.reply.finish in ("refusal", "filter") else self._turn.prepare(self.reply.calls)
+            prepared = [] if self.reply.held_back else self._turn.prepare(self.reply.calls)
             self.calls = [call for call, _ in prepared]
             self._results = await self._turn.finish((), prepared=prepared)
         return list(self._results)
