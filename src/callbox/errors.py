@@ -10,13 +10,24 @@ Exceptions are for mistakes of a program, and for things that the world did.
     ├── ConfigurationError         an option, a name or a missing extra                        (also ValueError)
     ├── ToolError                  raised BY a tool: what to answer the model
     │   └── Rejected               raised by a tool's check: these arguments make no sense here
-    └── ProviderError              a model API did not answer as asked
-        ├── ProviderAuthError          wrong or missing key
-        ├── ProviderBadRequest         the API refused the request itself
-        │   └── ContextOverflow        more tokens than the model's window
-        ├── ProviderRateLimited        too many requests; `retry_after_s` when the API says it
-        ├── ProviderUnavailable        network, 5xx, overload, time-out
-        └── ProviderProtocolError      an answer that is not of the API's own shape
+    ├── ProviderError              a model API did not answer as asked
+    │   ├── ProviderAuthError          wrong or missing key
+    │   ├── ProviderBadRequest         the API refused the request itself
+    │   │   └── ContextOverflow        more tokens than the model's window
+    │   ├── ProviderRateLimited        too many requests; `retry_after_s` when the API says it
+    │   ├── ProviderUnavailable        network, 5xx, overload, time-out
+    │   └── ProviderProtocolError      an answer that is not of the API's own shape
+    └── SandboxError               a sandbox could not do what was asked
+        ├── SandboxNotFound            no sandbox, image, snapshot or exec of that name
+        ├── SandboxExists              the name is taken
+        ├── SandboxLost                its machine died: memory is gone, files are as of the last save
+        ├── SandboxStateError          not possible in the state that it is in
+        ├── SnapshotRefused            damaged, or made by another driver, kernel, CPU or version: never booted
+        ├── GuestError                 the agent inside answered with an error; `guest_code` says which
+        │   └── PathEscapes                a path leaves the roots that files are confined to
+        ├── GuestProtocolError         the guest or the supervisor sent what the protocol does not allow
+        ├── ImageError                 an image cannot be built, read or verified
+        └── HostUnsuited               this host lacks what the driver needs; `hint` has the command
 """
 
 from __future__ import annotations
@@ -28,6 +39,11 @@ __all__ = [
     "ConfigurationError",
     "ContextOverflow",
     "DefinitionError",
+    "GuestError",
+    "GuestProtocolError",
+    "HostUnsuited",
+    "ImageError",
+    "PathEscapes",
     "ProviderAuthError",
     "ProviderBadRequest",
     "ProviderError",
@@ -35,6 +51,12 @@ __all__ = [
     "ProviderRateLimited",
     "ProviderUnavailable",
     "Rejected",
+    "SandboxError",
+    "SandboxExists",
+    "SandboxLost",
+    "SandboxNotFound",
+    "SandboxStateError",
+    "SnapshotRefused",
     "ToolError",
 ]
 
@@ -157,3 +179,80 @@ class ProviderProtocolError(ProviderError):
     """The API answered with something that is not of its own documented shape."""
 
     code = "provider_protocol"
+
+
+class SandboxError(CallboxError):
+    """A sandbox could not do what was asked."""
+
+    code = "sandbox_error"
+
+
+class SandboxNotFound(SandboxError):
+    """There is no sandbox, image, snapshot or exec of that name."""
+
+    code = "sandbox_not_found"
+
+
+class SandboxExists(SandboxError):
+    """The name is taken by another one."""
+
+    code = "sandbox_exists"
+
+
+class SandboxLost(SandboxError):
+    """The machine died. What was in its memory is gone; what ran may or may not have had its effect."""
+
+    code = "sandbox_lost"
+
+
+class SandboxStateError(SandboxError):
+    """Not possible in the state that the sandbox is in."""
+
+    code = "sandbox_state"
+
+
+class SnapshotRefused(SandboxError):
+    """A saved state is damaged, or depends on another driver, kernel, CPU or version. It is never booted."""
+
+    code = "snapshot_refused"
+
+
+class GuestError(SandboxError):
+    """The agent inside answered with an error.
+
+    Attributes:
+        guest_code: Its code, from the table in docs/guest-protocol.md, like ``"not_found"``.
+    """
+
+    code = "guest_error"
+
+    def __init__(self, message: str, *, guest_code: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.guest_code = guest_code
+
+
+class PathEscapes(GuestError):
+    """A path leaves the roots that files are confined to."""
+
+    code = "path_escapes"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, guest_code="path_escapes", hint=hint)
+
+
+class GuestProtocolError(SandboxError):
+    """The guest or the supervisor sent what the protocol does not allow."""
+
+    code = "guest_protocol"
+
+
+class ImageError(SandboxError):
+    """An image cannot be built, read or verified."""
+
+    code = "image_error"
+
+
+class HostUnsuited(SandboxError):
+    """This host lacks what is needed; `hint` has the command that helps."""
+
+    code = "host_unsuited"

@@ -1,0 +1,3 @@
+module callbox.dev/guest
+
+go 1.26
