@@ -1,0 +1,1 @@
+"""`callbox sandbox certify`: attack a driver on this host, and say what held."""

@@ -1,0 +1,110 @@
+"""Use up everything inside one sandbox while a neighbour must keep answering."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from callbox.errors import SandboxLost
+from callbox.sandboxes.certify.check import Check, expect
+from callbox.sandboxes.certify.ground import Ground
+
+_HOST_GROWTH_BYTES_MAX = 256 << 20
+
+
+def _bomb(kind: str, **options: Any) -> Callable[[Ground], Awaitable[str]]:
+    async def run(ground: Ground) -> str:
+        async with ground.neighbour() as took, ground.box(**options) as box:
+            await box.files.write("before.txt", "kept")
+            try:
+                done = await ground.python(box, "bombs.py", kind, timeout_s=150)
+                ended = done.stdout.strip() or (f"killed for {done.killed_for}" if done.killed_for else f"signal {done.signal}")
+            except SandboxLost:
+                ended = "the machine was ended by its limit, and booted again"
+            expect((await box.run("echo alive", timeout_s=60)).stdout == "alive\n", f"it does not answer after: {ended}")
+            expect(await box.files.read("before.txt") == b"kept", "a file from before the bomb is gone")
+            expect(took, "the neighbour never answered")
+            stats = await box.stats()
+        limit = (stats.disk_limit_bytes or 0) + _HOST_GROWTH_BYTES_MAX
+        expect(stats.disk_bytes <= limit, f"it uses {stats.disk_bytes >> 20} MiB of the host's disk")
+        return f"{ended}; the neighbour's slowest answer {max(took) * 1000:.0f} ms"
+
+    return run
+
+
+async def output(ground: Ground) -> str:
+    """Print without end; the place in the output is kept, memory is not used."""
+    total = int(10 * ground.scale * (1 << 30))
+    async with ground.neighbour() as took, ground.box() as box:
+        supervisor = await _supervisor_rss(ground)
+        done = await box.run(f"head -c {total} /dev/zero", timeout_s=900, output_bytes_max=1 << 20)
+        expect(done.exit_code == 0, f"it ended with {done.exit_code} {done.stderr[-200:]}")
+        expect(done.truncated, "the cut is not said")
+        expect(len(done.stdout) <= (1 << 20) + 400, f"{len(done.stdout)} characters were kept")
+        grown = await _supervisor_rss(ground) - supervisor
+        expect(grown < 64 << 20, f"the supervisor grew by {grown >> 20} MiB")
+        expect((await box.run("echo alive")).stdout == "alive\n", "it does not answer afterwards")
+    return f"{total / (1 << 30):.1f} GiB, supervisor grew {max(grown, 0) >> 20} MiB, neighbour {max(took) * 1000:.0f} ms"
+
+
+async def endless_line(ground: Ground) -> str:
+    """One line without an end."""
+    total = int(512 * ground.scale) << 20
+    async with ground.box() as box:
+        done = await box.run(f"yes | tr -d '\\n' | head -c {total}", timeout_s=600, output_bytes_max=1 << 16)
+        expect(done.truncated, "the cut is not said")
+        expect(set(done.stdout[:100]) == {"y"}, "the beginning is not what was printed")
+    return f"one line of {total >> 20} MiB"
+
+
+async def output_place(ground: Ground) -> str:
+    """A reader that goes away finds its place again, byte by byte."""
+    async with ground.box() as box:
+        process = await box.spawn("seq 1 200000")
+        await process.wait(timeout_s=120)
+        whole = b"".join([chunk async for chunk in process.stdout(offset=0)])
+        rest = b"".join([chunk async for chunk in process.stdout(offset=1000)])
+    expected = "".join(f"{number}\n" for number in range(1, 200001)).encode()
+    expect(hashlib.sha256(whole).digest() == hashlib.sha256(expected).digest(), f"{len(whole)} bytes, not {len(expected)}")
+    expect(rest == expected[1000:], "reading from an offset gave other bytes")
+    return f"{len(whole)} bytes, twice, the second time from byte 1,000"
+
+
+async def busy(ground: Ground) -> str:
+    """Burn every processor inside; a neighbour keeps answering."""
+    async with ground.neighbour() as took, ground.box() as box:
+        await box.run("for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; sleep 5", timeout_s=15)
+        expect(took, "the neighbour never answered")
+        await asyncio.sleep(0)
+        expect((await box.run("echo alive")).stdout == "alive\n", "it does not answer afterwards")
+    return f"8 busy loops; the neighbour's slowest answer {max(took) * 1000:.0f} ms"
+
+
+async def _supervisor_rss(ground: Ground) -> int:
+    from pathlib import Path
+
+    from callbox.sandboxes.client import Client
+
+    client = await Client.connect(ground.home)
+    try:
+        pid = (await client.call("supervisor.status"))["pid"]
+    finally:
+        await client.aclose()
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+CHECKS = (
+    Check("exhaustion", "a fork bomb ends at the limit of processes", _bomb("fork"), 240),
+    Check("exhaustion", "a memory bomb ends at the limit of memory", _bomb("memory"), 240),
+    Check("exhaustion", "a full disk is ENOSPC inside, nothing outside", _bomb("disk", disk_mb=256), 240),
+    Check("exhaustion", "inodes end at their limit", _bomb("inodes", inodes_max=20_000), 240),
+    Check("exhaustion", "descriptors end at their limit", _bomb("descriptors"), 240),
+    Check("exhaustion", "a zip bomb ends at the limit of the disk", _bomb("archive", disk_mb=256), 300),
+    Check("exhaustion", "a sparse file of 1 TiB uses nothing of the host", _bomb("sparse"), 240),
+    Check("exhaustion", "busy loops do not starve a neighbour", busy, 120),
+    Check("exhaustion", "10 GiB of output cost no memory, and the cut is said", output, 1200),
+    Check("exhaustion", "one endless line costs no memory", endless_line, 900),
+    Check("exhaustion", "a reader that went away finds its place in the output", output_place, 240),
+)

@@ -1,0 +1,211 @@
+"""Kill, cut and fill; nothing saved is lost, and nothing damaged is booted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from pathlib import Path
+
+from callbox.errors import SandboxError, SandboxLost, SnapshotRefused
+from callbox.sandboxes.certify.check import Check, NotOffered, expect
+from callbox.sandboxes.certify.ground import Ground
+from callbox.sandboxes.sandbox import Sandbox
+
+
+async def machine_killed(ground: Ground) -> str:
+    """Kill -9 every process of a running machine: files stay, the next call says that it booted again."""
+    async with ground.box() as box:
+        await box.files.write("kept.txt", "kept")
+        await box.run("sync", user="root")
+        pids = ground.machine_pids(box)
+        expect(pids, "no process of the machine was found")
+        _kill(pids)
+        try:
+            content = await box.files.read("kept.txt")
+        except SandboxLost:
+            content = await box.files.read("kept.txt")
+        expect(content == b"kept", "the file is gone")
+    return f"{len(pids)} processes killed, files kept"
+
+
+async def supervisor_killed(ground: Ground) -> str:
+    """Kill -9 the supervisor under a running process: another one adopts the machine, memory and all."""
+    async with ground.box(name="orphan") as box:
+        boot = (await box.run("cat /proc/sys/kernel/random/boot_id")).stdout
+        process = await box.spawn("i=0; while :; do i=$((i+1)); echo $i; sleep 0.2; done", keep_alive=True)
+        await ground.kill_supervisor()
+        again = await Sandbox.open("orphan", home=ground.home)
+        expect((await again.run("cat /proc/sys/kernel/random/boot_id")).stdout == boot, "it was booted again")
+        alive = await again.process(process.id)
+        async with asyncio.timeout(60):
+            seen = b""
+            async for chunk in alive.stdout(offset=0):
+                seen += chunk
+                if seen.count(b"\n") > 10:
+                    break
+        expect(seen.startswith(b"1\n2\n3\n"), f"output was lost: {seen[:40]!r}")
+        await alive.kill()
+    return "adopted; the process and its whole output were there"
+
+
+async def killed_while_saving(ground: Ground) -> str:
+    """Kill -9 the supervisor and the machine at random moments of falling asleep and waking; nothing saved is lost."""
+    rounds = max(4, int(12 * ground.scale))
+    dice = random.Random(1)  # noqa: S311: reproducible moments, not secrets
+    async with ground.box(name="sleeper") as box:
+        await box.files.write("kept.txt", "kept")
+        await box.run("sync", user="root")
+        for _ in range(rounds):
+            going = asyncio.create_task(_cycle(box))
+            await asyncio.sleep(dice.uniform(0.0, 0.6))
+            if dice.random() < 0.5:
+                await ground.kill_supervisor()
+            else:
+                _kill(ground.machine_pids(box))
+            await asyncio.gather(going, return_exceptions=True)
+            box = await Sandbox.open("sleeper", home=ground.home)  # noqa: PLW2901
+            content = await _retried(box)
+            expect(content == b"kept", "the file is gone")
+    return f"{rounds} kills, 0 lost"
+
+
+async def truncated(ground: Ground) -> str:
+    """Cut a file of a snapshot, change a byte of another: refused, never booted."""
+    async with ground.box() as box:
+        for damage in (_cut, _flip):
+            snapshot = await box.snapshot()
+            folder = ground.home.snapshots / snapshot.id
+            files = [each for each in folder.rglob("*") if each.is_file() and each.suffix != ".json"]
+            for path in files:
+                kept = await asyncio.to_thread(path.read_bytes) if path.stat().st_size < 64 << 20 else None
+                if kept is None:
+                    continue
+                await asyncio.to_thread(damage, path)
+                try:
+                    twin = await snapshot.restore()
+                except SnapshotRefused:
+                    await asyncio.to_thread(path.write_bytes, kept)
+                else:
+                    await twin.delete()
+                    expect(False, f"{path.name} was damaged, and booted")
+            await snapshot.delete()
+    return "every file cut and changed: refused"
+
+
+async def foreign(ground: Ground) -> str:
+    """Change what a snapshot says it depends on: refused."""
+    async with ground.box() as box:
+        snapshot = await box.snapshot()
+        manifest = next(iter((ground.home.snapshots / snapshot.id).glob("*.json")))
+        text = manifest.read_text()
+        digest = next(word for word in text.split('"') if len(word) == 64)
+        manifest.write_text(text.replace(digest, "0" * 64))
+        try:
+            twin = await snapshot.restore()
+        except SnapshotRefused as error:
+            said = error.message
+        else:
+            await twin.delete()
+            expect(False, "a foreign snapshot was booted")
+        await snapshot.delete()
+    return said
+
+
+async def double_resume(ground: Ground) -> str:
+    """Wake one sandbox from eight clients at once: one wake, eight answers."""
+    async with ground.box(name="twice") as box:
+        await box.standby(tier="warm")
+        handles = [await Sandbox.open("twice", home=ground.home) for _ in range(8)]
+        answers = await asyncio.gather(*(each.run(["echo", str(number)]) for number, each in enumerate(handles)))
+        expect([each.stdout for each in answers] == [f"{number}\n" for number in range(8)], "an answer was wrong")
+        record = await ground.record(box)
+    return f"8 answers; generation {record['generation']}"
+
+
+async def full_disk(ground: Ground) -> str:
+    """Save to a disk that is full: the sandbox goes on as before."""
+    if os.geteuid() != 0:
+        raise NotOffered("needs root, to mount a small file system for the test")
+    async with ground.box() as box:
+        await box.files.write("kept.txt", "kept")
+        place = ground.home.sandboxes / box.id
+        small = place / "state.new"
+        small.write_bytes(b"")  # a file where the folder should be: the same failure as no space, at the first write
+        try:
+            await box.standby(tier="warm")
+        except SandboxError as error:
+            said = error.code
+        else:
+            said = "saved in spite of it"
+        if small.is_file():
+            small.unlink()
+        expect(await box.files.read("kept.txt") == b"kept", "the sandbox was lost")
+    return f"it said {said}, and went on"
+
+
+async def swept(ground: Ground) -> str:
+    """Kill everything at once; the next start reaps what nobody owns."""
+    box = await Sandbox.create(ground.image, driver=ground.driver, home=ground.home)
+    await ground.kill_supervisor()
+    _kill(ground.machine_pids(box))
+    again = await Sandbox.open(box.id, home=ground.home)
+    await again.delete()
+    async with asyncio.timeout(60):
+        for each in await Sandbox.list(home=ground.home):
+            await (await Sandbox.open(each.id, home=ground.home)).delete()
+    path = ground.home.sandboxes / box.id
+    expect(not await asyncio.to_thread(path.exists), "its folder is still there")
+    expect(not ground.machine_pids(box), "its processes are still there")
+    mounts = Path("/proc/self/mounts").read_text()
+    expect(str(path) not in mounts, "a mount is still there")
+    return "no process, mount or folder left"
+
+
+async def _cycle(box: Sandbox) -> None:
+    for tier in ("warm", "hot"):
+        await box.standby(tier=tier)
+        await box.resume()
+
+
+async def _retried(box: Sandbox) -> bytes:
+    """Read the file; the first call after a kill may say that the machine was lost."""
+    for _ in range(3):
+        try:
+            return await box.files.read("kept.txt")
+        except SandboxLost:
+            continue
+    return await box.files.read("kept.txt")
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _flip(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 3)
+        byte = file.read(1) or b"\0"
+        file.seek(path.stat().st_size // 3)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+CHECKS = (
+    Check("faults", "kill -9 of the machine keeps its files", machine_killed, 240),
+    Check("faults", "kill -9 of the supervisor loses nothing, not even memory", supervisor_killed, 240),
+    Check("faults", "kills while falling asleep and waking lose nothing", killed_while_saving, 600),
+    Check("faults", "a damaged snapshot is refused, never booted", truncated, 400),
+    Check("faults", "a foreign snapshot is refused, never booted", foreign, 240),
+    Check("faults", "eight wakers at once get one wake", double_resume, 240),
+    Check("faults", "a save that fails leaves the sandbox as it was", full_disk, 240),
+    Check("faults", "nothing is left when everything was killed", swept, 240),
+)

@@ -1,0 +1,155 @@
+"""Where the checks run: a home of their own with a supervisor of its own, so that everything in it may be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from callbox.errors import SandboxError
+from callbox.sandboxes.client import Client
+from callbox.sandboxes.home import Home
+from callbox.sandboxes.sandbox import RunResult, Sandbox
+
+_ANSWER_S = 30.0
+"""How long a neighbour may take to answer while a bomb goes off next to it, on a busy host under emulation."""
+
+
+class Ground:
+    """What a check works with.
+
+    Args:
+        home: Its own; removed at the end.
+        driver: The driver under test.
+        image: An image with Python in it.
+        scale: 1.0 is the full size of everything; smaller for a quick look.
+    """
+
+    def __init__(self, home: Home, driver: str, image: str, scale: float) -> None:
+        self.home = home
+        self.driver = driver
+        self.image = image
+        self.scale = scale
+
+    @asynccontextmanager
+    async def box(self, **options: Any) -> AsyncIterator[Sandbox]:
+        """Make a sandbox for one check; it is deleted afterwards, whatever happened to it."""
+        box = await Sandbox.create(self.image, driver=self.driver, home=self.home, **options)
+        try:
+            yield box
+        finally:
+            await box.delete()
+
+    async def python(self, box: Sandbox, script: str, *arguments: str, user: str = "box", **options: Any) -> RunResult:
+        """Run one of the programs in `inside/` in a sandbox."""
+        source = resources.files("callbox.sandboxes.certify.inside").joinpath(script).read_text("utf-8")
+        return await box.run(["python3", "-c", source, *arguments], user=user, **options)
+
+    @asynccontextmanager
+    async def neighbour(self) -> AsyncIterator[list[float]]:
+        """Keep asking another sandbox for an answer. Yields the seconds that each answer took.
+
+        Raises:
+            SandboxError: It did not answer within 30 s, or answered something else.
+        """
+        took: list[float] = []
+        async with self.box() as other:
+
+            async def ask() -> None:
+                while True:
+                    word = secrets.token_hex(8)
+                    begun = asyncio.get_running_loop().time()
+                    async with asyncio.timeout(_ANSWER_S):
+                        answer = await other.run(["echo", word])
+                    if answer.stdout.strip() != word:
+                        raise SandboxError(f"The neighbour answered {answer.stdout!r}.")
+                    took.append(asyncio.get_running_loop().time() - begun)
+                    await asyncio.sleep(0.5)
+
+            asking = asyncio.create_task(ask())
+            try:
+                yield took
+            finally:
+                asking.cancel()
+                ended = (await asyncio.gather(asking, return_exceptions=True))[0]
+            if isinstance(ended, Exception):
+                raise ended
+
+    async def record(self, box: Sandbox) -> dict[str, Any]:
+        """Read what the supervisor wrote down about a sandbox."""
+        path = self.home.sandboxes / box.id / "record.json"
+        return json.loads(await asyncio.to_thread(path.read_text, "utf-8"))
+
+    def machine_pids(self, box: Sandbox) -> list[int]:
+        """Find the host's processes of a sandbox: those whose command line, folder or environment names its folder."""
+        mark = os.fsencode(self.home.sandboxes / box.id)
+        found: list[int] = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            try:
+                told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                folder = os.fsencode((entry / "cwd").readlink())
+            except OSError:
+                continue
+            if mark in told or folder.startswith(mark):
+                found.append(int(entry.name))
+        return found
+
+    def leftovers(self) -> list[str]:
+        """Name everything on this host that still belongs to this home, the supervisor itself excepted."""
+        mark = os.fsencode(self.home.root)
+        found: list[str] = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            try:
+                told = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if mark in told and b"callbox.sandboxes.supervisor" not in told:
+                found.append(f"process {entry.name}: {told[:120].decode(errors='replace')}")
+        found += [f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if os.fsdecode(mark) in line]
+        for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
+            if os.fsdecode(mark) in loop.read_text():
+                found.append(f"loop device {loop.parent.parent.name}")
+        return found
+
+    async def kill_supervisor(self) -> int:
+        """Kill -9 the supervisor of this home. Returns the pid that it had."""
+        client = await Client.connect(self.home)
+        try:
+            pid = int((await client.call("supervisor.status"))["pid"])
+        finally:
+            await client.aclose()
+        os.kill(pid, signal.SIGKILL)
+        while Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+            await asyncio.sleep(0.01)
+        return pid
+
+
+@asynccontextmanager
+async def open_ground(images: Path, driver: str, image: str, scale: float) -> AsyncIterator[Ground]:
+    """Make a home for the checks, and take it away with everything in it."""
+    root = Path(tempfile.mkdtemp(prefix="callbox-certify-"))
+    home = Home(root, images)
+    try:
+        yield Ground(home, driver, image, scale)
+    finally:
+        client = await Client.connect(home)
+        try:
+            for each in (await client.call("sandbox.list"))["sandboxes"]:
+                await client.call("sandbox.delete", sandbox=each["id"])
+            await client.call("supervisor.stop")
+        finally:
+            await client.aclose()
+        await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
