@@ -20,10 +20,14 @@ def _bomb(kind: str, **options: Any) -> Callable[[Ground], Awaitable[str]]:
             await box.files.write("before.txt", "kept")
             try:
                 done = await ground.python(box, "bombs.py", kind, timeout_s=150)
-                ended = done.stdout.strip() or (f"killed for {done.killed_for}" if done.killed_for else f"signal {done.signal}")
+                ended = done.stdout.strip() or (
+                    f"killed for {done.killed_for}" if done.killed_for else f"signal {done.signal}"
+                )
             except SandboxLost:
                 ended = "the machine was ended by its limit, and booted again"
-            expect((await box.run("echo alive", timeout_s=60)).stdout == "alive\n", f"it does not answer after: {ended}")
+            expect(
+                (await box.run("echo alive", timeout_s=60)).stdout == "alive\n", f"it does not answer after: {ended}"
+            )
             expect(await box.files.read("before.txt") == b"kept", "a file from before the bomb is gone")
             expect(took, "the neighbour never answered")
             stats = await box.stats()
@@ -46,7 +50,9 @@ async def output(ground: Ground) -> str:
         grown = await _supervisor_rss(ground) - supervisor
         expect(grown < 64 << 20, f"the supervisor grew by {grown >> 20} MiB")
         expect((await box.run("echo alive")).stdout == "alive\n", "it does not answer afterwards")
-    return f"{total / (1 << 30):.1f} GiB, supervisor grew {max(grown, 0) >> 20} MiB, neighbour {max(took) * 1000:.0f} ms"
+    return (
+        f"{total / (1 << 30):.1f} GiB, supervisor grew {max(grown, 0) >> 20} MiB, neighbour {max(took) * 1000:.0f} ms"
+    )
 
 
 async def endless_line(ground: Ground) -> str:
@@ -67,7 +73,9 @@ async def output_place(ground: Ground) -> str:
         whole = b"".join([chunk async for chunk in process.stdout(offset=0)])
         rest = b"".join([chunk async for chunk in process.stdout(offset=1000)])
     expected = "".join(f"{number}\n" for number in range(1, 200001)).encode()
-    expect(hashlib.sha256(whole).digest() == hashlib.sha256(expected).digest(), f"{len(whole)} bytes, not {len(expected)}")
+    expect(
+        hashlib.sha256(whole).digest() == hashlib.sha256(expected).digest(), f"{len(whole)} bytes, not {len(expected)}"
+    )
     expect(rest == expected[1000:], "reading from an offset gave other bytes")
     return f"{len(whole)} bytes, twice, the second time from byte 1,000"
 

@@ -53,7 +53,7 @@ async def supervisor_killed(ground: Ground) -> str:
 async def killed_while_saving(ground: Ground) -> str:
     """Kill -9 the supervisor and the machine at random moments of falling asleep and waking; nothing saved is lost."""
     rounds = max(4, int(12 * ground.scale))
-    dice = random.Random(1)  # noqa: S311: reproducible moments, not secrets
+    dice = random.Random(1)  # noqa: S311  # reproducible moments, not secrets
     async with ground.box(name="sleeper") as box:
         await box.files.write("kept.txt", "kept")
         await box.run("sync", user="root")
@@ -65,7 +65,7 @@ async def killed_while_saving(ground: Ground) -> str:
             else:
                 _kill(ground.machine_pids(box))
             await asyncio.gather(going, return_exceptions=True)
-            box = await Sandbox.open("sleeper", home=ground.home)  # noqa: PLW2901
+            box = await Sandbox.open("sleeper", home=ground.home)
             content = await _retried(box)
             expect(content == b"kept", "the file is gone")
     return f"{rounds} kills, 0 lost"

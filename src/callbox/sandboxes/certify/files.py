@@ -6,7 +6,14 @@ from callbox.errors import ConfigurationError, GuestError, PathEscapes
 from callbox.sandboxes.certify.check import Check, expect
 from callbox.sandboxes.certify.ground import Ground
 
-_PATHS = ("../etc/passwd", "/etc/passwd", "/work/../etc/passwd", "/proc/self/root/etc/passwd", "/dev/null", "a/../../etc/passwd")
+_PATHS = (
+    "../etc/passwd",
+    "/etc/passwd",
+    "/work/../etc/passwd",
+    "/proc/self/root/etc/passwd",
+    "/dev/null",
+    "a/../../etc/passwd",
+)
 
 
 async def paths(ground: Ground) -> str:
@@ -32,7 +39,9 @@ async def paths(ground: Ground) -> str:
 async def links(ground: Ground) -> str:
     """Read and write through symlinks to outside, and a hardlink to what is not ours."""
     async with ground.box() as box:
-        await box.run("ln -s /etc out; ln -s /etc/shadow shadow; ln -s ../../etc up; mkdir d; ln -s / d/root; ln /etc/shadow hard")
+        await box.run(
+            "ln -s /etc out; ln -s /etc/shadow shadow; ln -s ../../etc up; mkdir d; ln -s / d/root; ln /etc/shadow hard"
+        )
         for path in ("out/passwd", "shadow", "up/passwd", "d/root/etc/passwd"):
             for attempt in (box.files.read(path), box.files.write(path, b"x", make_parents=False)):
                 try:
@@ -57,7 +66,9 @@ async def race(ground: Ground) -> str:
     """Swap a folder and a symlink to /etc as fast as the sandbox can, while the host reads through it."""
     async with ground.box() as box:
         await box.run("mkdir real && echo mine > real/passwd && ln -s /etc link")
-        swapper = await box.spawn("while :; do mv -T real t; mv -T link real; mv -T real link; mv -T t real; done 2>/dev/null")
+        swapper = await box.spawn(
+            "while :; do mv -T real t; mv -T link real; mv -T real link; mv -T t real; done 2>/dev/null"
+        )
         read = 0
         for _ in range(300):
             try:
@@ -76,7 +87,9 @@ async def download(ground: Ground) -> str:
     from pathlib import Path
 
     async with ground.box() as box:
-        await box.run("mkdir -p tree/sub && echo inside > tree/sub/a && ln -s /etc/passwd tree/link && ln -s ../../.. tree/up")
+        await box.run(
+            "mkdir -p tree/sub && echo inside > tree/sub/a && ln -s /etc/passwd tree/link && ln -s ../../.. tree/up"
+        )
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "copy"
             await box.files.download("tree", target)

@@ -118,7 +118,9 @@ class Ground:
                 continue
             if mark in told and b"callbox.sandboxes.supervisor" not in told:
                 found.append(f"process {entry.name}: {told[:120].decode(errors='replace')}")
-        found += [f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if os.fsdecode(mark) in line]
+        found += [
+            f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if os.fsdecode(mark) in line
+        ]
         for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
             if os.fsdecode(mark) in loop.read_text():
                 found.append(f"loop device {loop.parent.parent.name}")

@@ -36,7 +36,7 @@ async def _bait() -> AsyncIterator[dict[str, Any]]:
         writer.write(b"this is the host")
         writer.close()
 
-    server = await asyncio.start_server(answer, "0.0.0.0", 0)  # noqa: S104: bait; it says one sentence and closes
+    server = await asyncio.start_server(answer, "0.0.0.0", 0)  # noqa: S104  # bait; it says one sentence and closes
     handle, path = tempfile.mkstemp(prefix=f"callbox-canary-{secrets.token_hex(8)}-")
     os.close(handle)
     addresses = {"127.0.0.1", "10.0.2.2", "169.254.169.254", *_own_addresses()}
@@ -90,7 +90,9 @@ async def panic(ground: Ground) -> str:
     async with ground.neighbour() as took, ground.box() as box:
         await box.files.write("kept.txt", "kept")
         await box.run("sync", user="root")
-        await box.run("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger; kill -9 -1", user="root", timeout_s=20)
+        await box.run(
+            "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger; kill -9 -1", user="root", timeout_s=20
+        )
         expect(await box.files.read("kept.txt") == b"kept", "the file was gone after the crash")
         expect((await box.run("echo again")).stdout == "again\n", "it did not come back")
         expect(took, "the neighbour never answered")
@@ -98,7 +100,12 @@ async def panic(ground: Ground) -> str:
 
 
 CHECKS = (
-    Check("kernel", "an unprivileged workload reaches no device, no kernel interface, no host file, no network", unprivileged, 240),
+    Check(
+        "kernel",
+        "an unprivileged workload reaches no device, no kernel interface, no host file, no network",
+        unprivileged,
+        240,
+    ),
     Check("kernel", "root inside reaches nothing of the host", root, 240),
     Check("kernel", "a crash of the sandbox's kernel or of all its processes stays inside", panic, 240),
 )

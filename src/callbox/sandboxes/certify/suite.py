@@ -40,7 +40,13 @@ async def certify(
     begun = time.monotonic()
     left = ground_left.leftovers()
     verdict = Verdict.FAILED if left else Verdict.HELD
-    yield Finding("faults", "nothing is left on the host", verdict, "; ".join(left) or "no process, mount or loop device", time.monotonic() - begun)
+    yield Finding(
+        "faults",
+        "nothing is left on the host",
+        verdict,
+        "; ".join(left) or "no process, mount or loop device",
+        time.monotonic() - begun,
+    )
 
 
 async def _run(ground: Ground, check: Check) -> Finding:

@@ -24,9 +24,7 @@ def fork():
 
 
 def memory():
-    kept = []
-    for _ in range(1 << 16):
-        kept.append(b"x" * (1 << 20))
+    kept = [b"x" * (1 << 20) for _ in range(1 << 16)]
     return f"{len(kept)} MiB"
 
 
@@ -81,10 +79,12 @@ def sparse():
 
 def archive():
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("zeros", "w", force_zip64=True) as member:
-            for _ in range(8192):
-                member.write(bytes(1 << 20))
+    with (
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("zeros", "w", force_zip64=True) as member,
+    ):
+        for _ in range(8192):
+            member.write(bytes(1 << 20))
     try:
         with zipfile.ZipFile(packed) as archive:
             archive.extract("zeros", "/work/unpacked")
@@ -97,4 +97,6 @@ def archive():
 
 
 if __name__ == "__main__":
-    print({f.__name__: f for f in (fork, memory, disk, inodes, descriptors, sparse, archive)}[sys.argv[1]](), flush=True)
+    print(
+        {f.__name__: f for f in (fork, memory, disk, inodes, descriptors, sparse, archive)}[sys.argv[1]](), flush=True
+    )
