@@ -1,0 +1,1 @@
+"""What sandboxes are made of: root file systems, their disks, and the guest's kernel."""
