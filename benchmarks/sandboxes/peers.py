@@ -1,0 +1,103 @@
+"""What people use today: bare `runsc run`, a cold QEMU boot, a bubblewrap process. Each runs `true` in the same image."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from callbox.sandboxes.driver import RootImage
+from callbox.sandboxes.images.kernel import GuestKernel
+
+
+def bare_runsc(image: RootImage, command: list[str]) -> float:
+    """Seconds of one `runsc run` of a command in the image, its disk in the sentry's memory."""
+    folder = Path(tempfile.mkdtemp(prefix="callbox-bench-runsc-"))
+    name = f"bench-{os.getpid()}-{time.monotonic_ns()}"
+    spec = {
+        "ociVersion": "1.0.2",
+        "process": {"args": command, "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/usr/bin:/bin"]},
+        "root": {"path": str(image.rootfs), "readonly": True},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"namespaces": [{"type": each} for each in ("pid", "network", "ipc", "uts", "mount")]},
+    }
+    (folder / "config.json").write_text(json.dumps(spec))
+    runsc = ["runsc", f"--root={folder}/state", "--network=none", "--ignore-cgroups", "--overlay2=root:memory"]
+    try:
+        begun = time.perf_counter()
+        subprocess.run([*runsc, "run", "--bundle", str(folder), name], check=True, capture_output=True)
+        return time.perf_counter() - begun
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def bubblewrap(image: RootImage, command: list[str]) -> float:
+    """Seconds of one process in namespaces over the image: the host's kernel, no machine of its own."""
+    line = [
+        "bwrap",
+        "--ro-bind",
+        str(image.rootfs),
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "--unshare-all",
+    ]  # noqa: S108
+    begun = time.perf_counter()
+    subprocess.run([*line, *command], check=True, capture_output=True)
+    return time.perf_counter() - begun
+
+
+def cold_qemu(image: RootImage, kernel: GuestKernel) -> float:
+    """Seconds from starting QEMU to its kernel having the agent's channel open; no snapshot, no spare."""
+    folder = Path(tempfile.mkdtemp(prefix="callbox-bench-qemu-"))
+    disk = folder / "disk.img"
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-O", "^has_journal", str(disk), "256M"], check=True)
+    line = [
+        "qemu-system-x86_64", "-M", "microvm,accel=tcg,pic=off,pit=off,rtc=on", "-nodefaults", "-no-user-config",
+        "-display", "none", "-m", "512", "-kernel", str(kernel.vmlinuz), "-initrd", str(kernel.initramfs), "-append",
+        "console=ttyS0 acpi=on tsc_early_khz=1000000 reboot=t panic=-1 callbox.boot=vm quiet",
+        "-drive", f"id=a,file={image.disk},format=raw,if=none,read-only=on", "-device", "virtio-blk-device,drive=a",
+        "-drive", f"id=b,file={disk},format=raw,if=none", "-device", "virtio-blk-device,drive=b",
+        "-device", "virtio-serial-device", "-chardev", f"socket,id=c,path={folder}/port,server=on,wait=off",
+        "-device", "virtserialport,chardev=c,name=callbox", "-serial", "null", "-no-reboot",
+        "-qmp", f"unix:{folder}/qmp,server=on,wait=off",
+    ]  # fmt: skip
+    begun = time.perf_counter()
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        return _until_port_is_open(folder / "qmp", begun)
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _until_port_is_open(path: Path, begun: float) -> float:
+    """Ask QMP until the guest has opened the port, which is when the agent serves it."""
+    import socket
+
+    while not path.exists():
+        if time.perf_counter() - begun > 60:
+            raise TimeoutError("QEMU did not start.")
+        time.sleep(0.005)
+    with socket.socket(socket.AF_UNIX) as qmp:
+        qmp.connect(str(path))
+        stream = qmp.makefile("rw")
+        stream.readline()
+        for command in ("qmp_capabilities", "query-chardev"):
+            stream.write(json.dumps({"execute": command}) + "\n")
+            stream.flush()
+            stream.readline()
+        while time.perf_counter() - begun < 60:
+            line = json.loads(stream.readline())  # an event: VSERPORT_CHANGE says that the guest opened the port
+            if line.get("event") == "VSERPORT_CHANGE" and line["data"]["open"]:
+                return time.perf_counter() - begun
+    raise TimeoutError("The guest did not open its port within 60 s.")
