@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import time
 from pathlib import Path
 
+from measuring import fresh_home, spread
 from rich.console import Console
 from rich.table import Table
 
 from callbox import Sandbox
 from callbox.sandboxes.client import Client
 from callbox.sandboxes.home import Home
-
-from measuring import fresh_home, spread
 
 
 async def supervisor(home: Home) -> int:
@@ -29,8 +27,8 @@ async def supervisor(home: Home) -> int:
 def sample(home: Home, pid: int) -> tuple[int, int, int, int, int]:
     """Supervisor's memory in KiB, its descriptors, ours, files in the home, loop devices of the host."""
     memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4
-    descriptors = len(os.listdir(f"/proc/{pid}/fd"))
-    ours = len(os.listdir("/proc/self/fd"))
+    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    ours = len(list(Path("/proc/self/fd").iterdir()))
     files = sum(1 for each in home.root.rglob("*") if each.is_file())
     loops = len(list(Path("/sys/block").glob("loop*/loop/backing_file")))
     return memory, descriptors, ours, files, loops

@@ -1,4 +1,4 @@
-"""Create, fall asleep, resume, fork, run `true`: what each costs, per driver and tier, with the peers in the same run."""
+"""Create, sleep, resume, fork, run `true`: what each costs per driver and tier, with the peers in the same run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from callbox.sandboxes.images.store import ImageStore
+from measuring import fresh_home, spread
+from peers import bare_runsc, bubblewrap, cold_qemu
 from rich.console import Console
 from rich.table import Table
 
 from callbox import Sandbox
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.images.kernel import guest_kernel
-from callbox.sandboxes.images.store import ImageStore
-
-from measuring import fresh_home, percentile, spread
-from peers import bare_runsc, bubblewrap, cold_qemu
 
 
 async def timed(action: Callable[[], Awaitable[object]]) -> float:
@@ -39,7 +38,7 @@ async def resumes(box: Sandbox, tier: str, count: int) -> tuple[list[float], lis
 
 
 async def creates(home: Home, driver: str, image: str, count: int, warm: bool) -> list[float]:
-    """Seconds until a new sandbox is there and answered. Warm: its template is ready; each time it is let to get ready."""
+    """Seconds until a new sandbox is there and answered. Warm: each time, its template is given time to get ready."""
     took = []
     for _ in range(count):
         begun = time.perf_counter()
@@ -107,7 +106,7 @@ def peers(image: str, rounds: int) -> list[tuple[str, str]]:
     home = Home.default()
     root = ImageStore(home.images).get(image).root_image()
     count = max(5, rounds // 20)
-    rows = [
+    return [
         ("bare `runsc run` of `true`", spread([bare_runsc(root, ["/bin/true"]) for _ in range(count)])),
         (
             "bubblewrap process `true` (no kernel of its own)",
@@ -118,7 +117,6 @@ def peers(image: str, rounds: int) -> list[tuple[str, str]]:
             spread([cold_qemu(root, guest_kernel(home.images)) for _ in range(3)]),
         ),
     ]
-    return rows
 
 
 def main() -> None:

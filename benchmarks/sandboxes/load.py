@@ -12,13 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from measuring import fresh_home, processes_of, proportional_mb, spread
 from rich.console import Console
 from rich.table import Table
 
 from callbox import Sandbox
 from callbox.sandboxes.home import Home
-
-from measuring import fresh_home, processes_of, proportional_mb, spread
 
 MB = 100
 COMPUTE = "import time; t=time.process_time(); sum(i*i for i in range(3_000_000)); print(time.process_time()-t)"
