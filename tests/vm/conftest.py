@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="session")
 def images() -> Path:
-    """The folder with the image `python` and the guest kernel: `$CALLBOX_IMAGES`, else one that `make clean` removes."""
+    """The folder with the image `python` and the guest kernel: in `$CALLBOX_IMAGES` or below .venv."""
     folder = Path(os.environ.get("CALLBOX_IMAGES") or REPOSITORY / ".venv" / "images")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".tests.lock").open("w") as lock:
