@@ -1,0 +1,93 @@
+package process
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"callbox.dev/guest/operation"
+)
+
+const endOfTransmission = 4 // what a terminal's line discipline turns into end of file
+
+// input is the stdin of an exec. Offsets count what was ever written, so that a host can repeat what it is unsure of.
+type input struct {
+	turn     sync.Mutex // one stream writes at a time
+	terminal bool
+
+	mu      sync.Mutex
+	to      *os.File // nil: none, or closed
+	written int64
+}
+
+func (i *input) close() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.to != nil && !i.terminal {
+		_ = i.to.Close()
+	}
+	i.to = nil
+}
+
+func (i *input) file() (*os.File, int64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.to, i.written
+}
+
+// take writes what the stream brings, from `offset` on; what was written before is skipped.
+func (i *input) take(stream operation.Stream, offset int64) (int64, error) {
+	if !i.turn.TryLock() {
+		return 0, operation.Fail("busy", "another stream writes to it")
+	}
+	defer i.turn.Unlock()
+	to, written := i.file()
+	if to == nil {
+		return 0, operation.Fail("gone", "it has no stdin, or it is closed")
+	}
+	if offset < 0 || offset > written {
+		return 0, operation.Fail("bad_request", fmt.Sprintf("offset %d, but %d bytes were written", offset, written))
+	}
+	// A process that does not read must not hold the stream for longer than the host wants.
+	_ = to.SetWriteDeadline(time.Time{})
+	defer context.AfterFunc(stream.Context(), func() { _ = to.SetWriteDeadline(time.Unix(1, 0)) })()
+	buffer := make([]byte, 32768)
+	for {
+		n, err := stream.Read(buffer)
+		skip := int(min(int64(n), max(written-offset, 0)))
+		if problem := i.write(to, buffer[skip:n]); problem != nil {
+			if stream.Context().Err() != nil {
+				return 0, stream.Context().Err()
+			}
+			return 0, operation.Fail("gone", "the process closed its stdin")
+		}
+		offset += int64(n)
+		if err == io.EOF {
+			return i.end(to), nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (i *input) write(to *os.File, p []byte) error {
+	n, err := to.Write(p)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.written += int64(n)
+	return err
+}
+
+func (i *input) end(to *os.File) int64 {
+	if i.terminal {
+		_, _ = to.Write([]byte{endOfTransmission})
+	} else {
+		i.close()
+	}
+	_, written := i.file()
+	return written
+}
