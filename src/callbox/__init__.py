@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from callbox.policy.policy import Ask as Ask
     from callbox.policy.policy import Deny as Deny
     from callbox.policy.policy import Policy as Policy
+    from callbox.sandboxes.sandbox import Sandbox as Sandbox
     from callbox.tools.call_context import CallContext as CallContext
     from callbox.tools.signature import tool as tool
     from callbox.tools.tool import Tool as Tool
@@ -32,6 +33,7 @@ _HOMES = {
     "Deny": "callbox.policy.policy",
     "Gate": "callbox.gate.gate",
     "Policy": "callbox.policy.policy",
+    "Sandbox": "callbox.sandboxes.sandbox",
     "Tool": "callbox.tools.tool",
     "ToolCall": "callbox.calls.call",
     "ToolError": "callbox.errors",
@@ -48,6 +50,7 @@ __all__ = [
     "Deny",
     "Gate",
     "Policy",
+    "Sandbox",
     "Tool",
     "ToolCall",
     "ToolError",

@@ -1,0 +1,139 @@
+"""The connection of one program to the supervisor of a home: found or started, and found again when it died."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from callbox.errors import SandboxLost
+from callbox.sandboxes.channel import Channel, Stream
+from callbox.sandboxes.home import Home
+from callbox.sandboxes.starting import connect_or_start
+
+_LOG = logging.getLogger("callbox.sandboxes.client")
+
+_T = TypeVar("_T")
+
+REPEATS_MAX = 3
+"""Times that one idempotent request is sent again after the supervisor died under it."""
+
+
+class Client:
+    """Requests to one home's supervisor. One connection, shared by every sandbox object of an event loop.
+
+    The connection is made when it is first needed and again whenever it was lost, so a supervisor that dies, or ends
+    because nothing was awake, is noticed by nobody but those whose request must not be sent twice.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._channel: Channel | None = None
+        self._connecting = asyncio.Lock()
+
+    @classmethod
+    def of(cls, home: Home | None = None) -> Client:
+        """The client of the running event loop for `home`; None: the default home."""
+        home = home or Home.default()
+        clients = _CLIENTS.setdefault(asyncio.get_running_loop(), {})
+        if home not in clients:
+            clients[home] = cls(home)
+        return clients[home]
+
+    async def channel(self) -> Channel:
+        """The open connection; made now if there is none.
+
+        Raises:
+            SandboxError: No supervisor answers and none could be started; the message ends with its last words.
+        """
+        async with self._connecting:
+            if self._channel is not None and self._channel.closed.is_set():
+                await self._drop(self._channel)
+            if self._channel is None:
+                self._channel = await connect_or_start(self.home)
+            return self._channel
+
+    async def call(self, op: str, *, repeat: bool, **fields: Any) -> dict[str, Any]:
+        """Send a request and return its reply.
+
+        Args:
+            op: Like ``"sandbox.get"``.
+            repeat: Sending it twice does no more than sending it once.
+            fields: The rest of the request.
+
+        Raises:
+            SandboxLost: The connection broke and `repeat` is False, or the sandbox's machine died.
+            SandboxError: What the other side answered.
+        """
+        return await self.exchange({"op": op, **fields}, Stream.result, repeat=repeat)
+
+    async def exchange(self, request: Mapping[str, Any], use: Callable[[Stream], Awaitable[_T]], *, repeat: bool) -> _T:
+        """Open a stream, let `use` do what it wants with it, and cancel it should `use` leave before its end.
+
+        With `repeat`, all of it is done again when the supervisor died in between.
+        """
+        for repeats_left in reversed(range(REPEATS_MAX + 1)):
+            channel = await self.channel()
+            try:
+                async with await channel.open(request) as stream:
+                    return await use(stream)
+            except SandboxLost as error:
+                if not was_cut(channel):
+                    raise
+                if not repeat:
+                    raise unknown_outcome(request["op"]) from error
+                if not repeats_left:
+                    raise
+                _LOG.info("supervisor was lost during %s: asking again", request["op"])
+        raise AssertionError("the last repeat returns or raises")
+
+    async def aclose(self) -> None:
+        """End the connection. The next request makes a new one."""
+        async with self._connecting:
+            if self._channel is not None:
+                await self._drop(self._channel)
+
+    async def _drop(self, channel: Channel) -> None:
+        self._channel = None
+        await channel.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One sandbox, as requests name it."""
+
+    client: Client
+    sandbox: str
+
+    async def call(self, op: str, *, repeat: bool, **fields: Any) -> dict[str, Any]:
+        """See `Client.call`."""
+        return await self.client.call(op, repeat=repeat, sandbox=self.sandbox, **fields)
+
+    async def exchange(self, request: Mapping[str, Any], use: Callable[[Stream], Awaitable[_T]], *, repeat: bool) -> _T:
+        """See `Client.exchange`."""
+        return await self.client.exchange({"sandbox": self.sandbox, **request}, use, repeat=repeat)
+
+
+_CLIENTS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Home, Client]] = weakref.WeakKeyDictionary()
+
+
+def was_cut(channel: Channel) -> bool:
+    """Whether `SandboxLost` meant the connection to the supervisor, and not the machine of a sandbox."""
+    return channel.closed.is_set()
+
+
+def unknown_outcome(op: str) -> SandboxLost:
+    """What a caller is told whose request may or may not have had its effect."""
+    return SandboxLost(
+        f"The supervisor died during {op}; whether it was done is not known.",
+        hint="Look at the sandbox before you repeat it.",
+    )
+
+
+def new_exec_id() -> str:
+    """An exec id that nobody else chose."""
+    return f"x{secrets.token_hex(8)}"

@@ -1,0 +1,290 @@
+"""The output of a process, followed by byte offset: across lost connections, and bounded in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from callbox.errors import GuestError, SandboxLost
+from callbox.sandboxes.channel import Data, Event
+from callbox.sandboxes.client import REPEATS_MAX, Target, was_cut
+from callbox.sandboxes.results import Exit, Output
+
+LINE_BYTES_MAX = 1_048_576
+"""A line that is longer is given out in pieces of this size."""
+
+_OUTPUTS: dict[int, Output] = {1: "stdout", 2: "stderr"}
+_CHANNELS = {output: channel for channel, output in _OUTPUTS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of output.
+
+    Attributes:
+        output: ``"stdout"`` or ``"stderr"``; a terminal's output is all ``"stdout"``.
+        data: Its bytes.
+        offset: Of its first byte, counted from the process's start.
+        skipped: Bytes right before it that nobody can read any more: they were overwritten before they were asked for.
+    """
+
+    output: Output
+    data: bytes
+    offset: int
+    skipped: int = 0
+
+
+class Attachment:
+    """Follows one exec's outputs from given offsets to its end, and comes back where it was when the supervisor died.
+
+    Args:
+        target: The sandbox.
+        exec_id: The exec; it must exist unless `begin` says how to start it.
+        begin: Fields of ``exec.run``, to start it and follow it in one request.
+        stdout_offset: Where to begin.
+        stderr_offset: Where to begin.
+        follow: Wait for more until it ends; False: only what is there now.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        exec_id: str,
+        *,
+        begin: Mapping[str, Any] | None = None,
+        stdout_offset: int = 0,
+        stderr_offset: int = 0,
+        follow: bool = True,
+    ) -> None:
+        self._target = target
+        self._id = exec_id
+        self._begin = begin
+        self._follow = follow
+        self._seen = begin is None
+        self._skipped: dict[int, int] = {}
+        self.offsets = {1: stdout_offset, 2: stderr_offset}
+        self.end: Exit | None = None
+        """How it ended; None before, and where it still runs."""
+
+    async def chunks(self) -> AsyncGenerator[Chunk]:
+        """Every piece of output, in order. Close it (`contextlib.aclosing`) when you leave before the end.
+
+        Raises:
+            SandboxLost: The machine died, or the supervisor did again and again.
+            GuestError: There is no such exec (any more).
+        """
+        fresh = self._begin is not None
+        lost = 0
+        while True:
+            before = dict(self.offsets)
+            try:
+                async with aclosing(self._attach(fresh)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                return
+            except _ConnectionLost as error:
+                lost = 0 if self.offsets != before else lost + 1
+                if lost > REPEATS_MAX:
+                    raise SandboxLost("The supervisor died several times while output was read.") from error
+                fresh = False
+            except GuestError as error:
+                # A guest that has never heard of it never began it: the request died with the supervisor.
+                if error.guest_code != "not_found" or self._seen or fresh:
+                    raise
+                fresh = True
+
+    async def _attach(self, fresh: bool) -> AsyncGenerator[Chunk]:
+        offsets = {"stdout_offset": self.offsets[1], "stderr_offset": self.offsets[2]}
+        request: dict[str, Any] = (
+            {"op": "exec.run", **(self._begin or {}), **offsets}
+            if fresh
+            else {"op": "exec.attach", "follow": self._follow, **offsets}
+        )
+        channel = await self._target.client.channel()
+        try:
+            async with await channel.open({"id": self._id, "sandbox": self._target.sandbox, **request}) as stream:
+                async for item in stream:
+                    if isinstance(item, Data):
+                        yield self._take(item.channel, item.data)
+                    elif isinstance(item, Event):
+                        self._note(item.value)
+                reply = await stream.result()
+        except SandboxLost as error:
+            if was_cut(channel):
+                raise _ConnectionLost from error
+            raise
+        if not reply.get("running"):
+            self.end = Exit.from_reply(reply)
+
+    def _take(self, channel: int, data: bytes) -> Chunk:
+        self._seen = True
+        chunk = Chunk(_OUTPUTS[channel], data, self.offsets[channel], self._skipped.pop(channel, 0))
+        self.offsets[channel] += len(data)
+        return chunk
+
+    def _note(self, event: Mapping[str, Any]) -> None:
+        if event.get("event") == "gap":
+            self._seen = True
+            channel = event["channel"]
+            self._skipped[channel] = self._skipped.get(channel, 0) + event["to"] - self.offsets[channel]
+            self.offsets[channel] = event["to"]
+
+
+class _ConnectionLost(Exception):
+    """The connection to the supervisor broke; the process went on."""
+
+
+class OutputReader:
+    """One output of a process. Remembers where it was: iterating again goes on from there.
+
+    Example::
+
+        async for data in process.stdout:        # bytes as they come, until the process ends
+            ...
+        async for line in process.stdout.lines():
+            ...
+        everything_so_far = await process.stdout.read(0)
+    """
+
+    def __init__(self, target: Target, exec_id: str, output: Output, offset: int = 0) -> None:
+        self._target = target
+        self._id = exec_id
+        self._output: Output = output
+        self.offset = offset
+        """Of the next byte that iterating gives. Set it to go back, or to skip."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._bytes(follow=True)
+
+    def lines(self) -> AsyncIterator[str]:
+        """Its lines as text, without their ends."""
+        return _lines(self._bytes(follow=True))
+
+    async def read(self, offset: int, length_max: int = LINE_BYTES_MAX) -> bytes:
+        """What is there now from `offset` on, at most `length_max` bytes; does not wait, does not move `offset`.
+
+        Where it was overwritten already, the answer begins at the oldest byte that is left.
+        """
+        reader = OutputReader(self._target, self._id, self._output, offset)
+        found = bytearray()
+        async with aclosing(reader._bytes(follow=False)) as pieces:
+            async for data in pieces:
+                found += data
+                if len(found) >= length_max:
+                    break
+        return bytes(found[:length_max])
+
+    async def _bytes(self, *, follow: bool) -> AsyncGenerator[bytes]:
+        # The guest sends both outputs; the other one is taken and dropped, so that it does not hold this one up.
+        offsets = {f"{self._output}_offset": self.offset}
+        attachment = Attachment(self._target, self._id, follow=follow, **offsets)
+        async with aclosing(attachment.chunks()) as chunks:
+            async for chunk in chunks:
+                if chunk.output == self._output:
+                    self.offset = chunk.offset + len(chunk.data)
+                    yield chunk.data
+
+
+async def _lines(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[str]:
+    splitter = LineSplitter()
+    async with aclosing(pieces):
+        async for data in pieces:
+            for line in splitter.feed(data):
+                yield line
+    for line in splitter.finish():
+        yield line
+
+
+class LineSplitter:
+    """Cuts bytes into lines of text; holds at most one line of `LINE_BYTES_MAX`."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[str]:
+        """Take more; return the lines that are complete now."""
+        self._rest += data
+        if b"\n" not in data and len(self._rest) <= LINE_BYTES_MAX:
+            return []
+        *lines, rest = bytes(self._rest).split(b"\n")
+        while len(rest) > LINE_BYTES_MAX:
+            lines.append(rest[:LINE_BYTES_MAX])
+            rest = rest[LINE_BYTES_MAX:]
+        self._rest = bytearray(rest)
+        return [_text(line) for line in lines]
+
+    def finish(self) -> list[str]:
+        """The last line, if it had no end."""
+        rest, self._rest = bytes(self._rest), bytearray()
+        return [_text(rest)] if rest else []
+
+
+def _text(line: bytes) -> str:
+    return line.removesuffix(b"\r").decode(errors="replace")
+
+
+class Clip:
+    """Keeps the head and the tail of an output, `bytes_max` together, whatever comes in between."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._head_max = bytes_max // 2
+        self._tail_max = bytes_max - self._head_max
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._is_head_open = True
+
+    def add(self, chunk: Chunk) -> None:
+        """Take the next piece."""
+        data = chunk.data
+        if chunk.skipped:
+            # Head and tail must each be without holes: what stood right before a hole belongs to neither.
+            self._is_head_open = False
+            self._tail.clear()
+        if self._is_head_open:
+            room = self._head_max - len(self._head)
+            self._head += data[:room]
+            data = data[room:]
+            self._is_head_open = len(self._head) < self._head_max
+        self._tail += data
+        if len(self._tail) > 2 * self._tail_max:
+            self._cut()
+
+    def text(self, bytes_total: int, where: str) -> tuple[str, bool]:
+        """The text, and whether something was left out of it.
+
+        Args:
+            bytes_total: All that was written.
+            where: How to read the rest, for the note in the middle.
+        """
+        self._cut()
+        left_out = bytes_total - len(self._head) - len(self._tail)
+        if left_out <= 0:
+            return (self._head + self._tail).decode(errors="replace"), False
+        head = _whole_end(bytes(self._head)).decode(errors="replace")
+        tail = _whole_start(bytes(self._tail)).decode(errors="replace")
+        return f"{head}\n[... {left_out:,} bytes left out; {where} ...]\n{tail}", True
+
+    def _cut(self) -> None:
+        del self._tail[: max(0, len(self._tail) - self._tail_max)]
+
+
+def _whole_end(data: bytes) -> bytes:
+    """Without the beginning of a UTF-8 character whose rest was cut off."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte >= 0xC0:
+            length = 2 + (byte >= 0xE0) + (byte >= 0xF0)
+            return data[:-back] if length > back else data
+        if byte < 0x80:
+            break
+    return data
+
+
+def _whole_start(data: bytes) -> bytes:
+    """Without the rest of a UTF-8 character whose beginning was cut off."""
+    start = 0
+    while start < min(3, len(data)) and data[start] & 0xC0 == 0x80:
+        start += 1
+    return data[start:]

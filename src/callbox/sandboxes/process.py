@@ -1,0 +1,258 @@
+"""A process in a sandbox: its output, its input, its signals, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal as signals
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from callbox.errors import ConfigurationError, GuestError, SandboxLost
+from callbox.sandboxes.channel import Channel, Stream
+from callbox.sandboxes.client import Target, unknown_outcome, was_cut
+from callbox.sandboxes.output import Attachment, Chunk, LineSplitter, OutputReader
+from callbox.sandboxes.results import Exit
+
+STDIN_PIECE_BYTES = 65_536
+"""Largest piece of input in one frame."""
+
+KILL_DEADLINE_S = 5.0
+"""Seconds that ending a process may take whose caller was cancelled."""
+
+
+class Process:
+    """A process that `Sandbox.spawn` started, or that `Sandbox.process` found again by its id.
+
+    It runs in the sandbox, not in your program: when your program ends, it goes on (until the sandbox falls asleep:
+    see ``keep_alive`` of `Sandbox.spawn`), and another program can read its output from any offset.
+
+    Example::
+
+        process = await box.spawn(["python3", "-u", "train.py"])
+        async for line in process:
+            print(line)
+        print((await process.wait()).exit_code)
+
+    As an async context manager it is killed at the end of the block if it still runs.
+    """
+
+    def __init__(self, target: Target, process_id: str, pid: int | None = None) -> None:
+        self.target = target
+        """The sandbox that it is in."""
+        self.id = process_id
+        self.pid = pid
+        """Inside the sandbox; None where it is not known."""
+        self.stdout = OutputReader(target, process_id, "stdout")
+        """Its standard output; of a terminal, everything."""
+        self.stderr = OutputReader(target, process_id, "stderr")
+        """Its error output."""
+        self._stdin = _Stdin(target, process_id)
+
+    def __repr__(self) -> str:
+        return f"<Process {self.id} pid={self.pid}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await kill_quietly(self.target, self.id)
+        await self._stdin.aclose()
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self.lines()
+
+    async def lines(self) -> AsyncGenerator[str]:
+        """The lines of both outputs as text, in the order in which they came, from the first one to the end."""
+        splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                for line in splitters[chunk.output].feed(chunk.data):
+                    yield line
+        for splitter in splitters.values():
+            for line in splitter.finish():
+                yield line
+
+    def chunks(self, *, stdout_offset: int = 0, stderr_offset: int = 0) -> AsyncGenerator[Chunk]:
+        """Both outputs as they come, with offsets: to go on later, give the end of the last chunk of each."""
+        attachment = Attachment(self.target, self.id, stdout_offset=stdout_offset, stderr_offset=stderr_offset)
+        return attachment.chunks()
+
+    async def write(self, data: bytes | str) -> None:
+        """Send input. Waits while the process does not read.
+
+        Raises:
+            GuestError: It has ended, or was started without ``stdin``.
+            SandboxLost: The supervisor died; how much of it arrived is not known.
+        """
+        await self._stdin.write(encoded(data))
+
+    async def close_stdin(self) -> None:
+        """Say that no more input follows, and wait until all of it was taken."""
+        await self._stdin.close()
+
+    async def signal(self, signal: int, *, tree: bool = True) -> None:
+        """Send a signal, like ``signal.SIGINT``; `tree`: to every descendant, also those that went their own way.
+
+        Raises:
+            GuestError: It has ended.
+        """
+        number = int(signal)
+        # A second SIGKILL changes nothing; a second SIGINT or SIGHUP may.
+        repeat = number == signals.SIGKILL
+        await self.target.call("exec.signal", repeat=repeat, id=self.id, signal=number, tree=tree)
+
+    async def kill(self) -> None:
+        """End it and all its descendants at once. Fine if it has ended already."""
+        try:
+            await self.signal(signals.SIGKILL)
+        except GuestError as error:
+            if error.guest_code not in ("not_found", "gone"):
+                raise
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Tell its terminal a new size."""
+        await self.target.call("exec.resize", repeat=True, id=self.id, rows=rows, columns=columns)
+
+    async def wait(self, timeout_s: float | None = None) -> Exit:
+        """Wait until it has ended.
+
+        Raises:
+            TimeoutError: It still runs after `timeout_s`; it goes on.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await self.target.call("exec.wait", repeat=True, id=self.id)
+        except TimeoutError:
+            raise TimeoutError(f"Process {self.id} still runs after {timeout_s:g} s.") from None
+        return Exit.from_reply(reply)
+
+    async def poll(self) -> Exit | None:
+        """How it ended; None while it runs. Does not wait."""
+        attachment = Attachment(self.target, self.id, stdout_offset=_END, stderr_offset=_END, follow=False)
+        async with aclosing(attachment.chunks()) as chunks:
+            async for _ in chunks:
+                pass
+        return attachment.end
+
+
+_END = 2**53
+"""An offset that no output reaches: attaching there gives the state and no output."""
+
+
+class _Stdin:
+    """The one stream of input to a process, opened when it is first needed."""
+
+    def __init__(self, target: Target, exec_id: str) -> None:
+        self._target = target
+        self._id = exec_id
+        self._offset = 0
+        self._open: tuple[Channel, Stream] | None = None
+        self._writing = asyncio.Lock()
+
+    async def write(self, data: bytes) -> None:
+        async with self._writing:
+            channel, stream = await self._stream()
+            try:
+                for start in range(0, len(data), STDIN_PIECE_BYTES):
+                    piece = data[start : start + STDIN_PIECE_BYTES]
+                    await stream.send(piece)
+                    self._offset += len(piece)
+            except SandboxLost as error:
+                raise self._lost(channel, error) from error
+
+    async def close(self) -> None:
+        async with self._writing:
+            channel, stream = await self._stream()
+            try:
+                await stream.end()
+                await stream.result()
+            except SandboxLost as error:
+                raise self._lost(channel, error) from error
+            finally:
+                self._open = None
+
+    async def aclose(self) -> None:
+        """Let go of the stream without closing the process's input."""
+        if self._open is not None:
+            _, stream = self._open
+            self._open = None
+            await stream.cancel()
+
+    async def _stream(self) -> tuple[Channel, Stream]:
+        if self._open is None:
+            channel = await self._target.client.channel()
+            request = {"op": "exec.stdin", "id": self._id, "offset": self._offset, "sandbox": self._target.sandbox}
+            self._open = channel, await channel.open(request)
+        return self._open
+
+    def _lost(self, channel: Channel, error: SandboxLost) -> SandboxLost:
+        self._open = None
+        return unknown_outcome("exec.stdin") if was_cut(channel) else error
+
+
+async def feed(target: Target, exec_id: str, data: bytes) -> None:
+    """Send all input of a process and close it. One that ends, or closes its input, before that is fine."""
+
+    async def send(stream: Stream) -> None:
+        for start in range(0, len(data), STDIN_PIECE_BYTES):
+            await stream.send(data[start : start + STDIN_PIECE_BYTES])
+        await stream.end()
+        await stream.result()
+
+    # From the beginning also when it is repeated: the guest knows how much it has taken, and skips that.
+    # Whoever follows the output is told if the machine was lost.
+    with suppress(GuestError, SandboxLost):
+        await target.exchange({"op": "exec.stdin", "id": exec_id, "offset": 0}, send, repeat=True)
+
+
+async def kill_quietly(target: Target, exec_id: str) -> None:
+    """End a process whose caller has gone. Nobody is left to be told that it did not work."""
+    try:
+        async with asyncio.timeout(KILL_DEADLINE_S):
+            await Process(target, exec_id).kill()
+    except (TimeoutError, SandboxLost, GuestError):
+        return
+
+
+def encoded(data: bytes | str) -> bytes:
+    """Text as UTF-8."""
+    return data.encode() if isinstance(data, str) else bytes(data)
+
+
+def start_fields(
+    command: str | Sequence[str],
+    *,
+    cwd: str | None,
+    env: Mapping[str, str] | None,
+    user: str,
+    stdin: bool,
+    timeout_s: float | None = None,
+    pty: tuple[int, int] | None = None,
+    keep_alive: bool = False,
+) -> dict[str, Any]:
+    """The fields of ``exec.start``; what was not said is left to the guest's defaults.
+
+    Raises:
+        ConfigurationError: The command is empty, or a value makes no sense.
+    """
+    if not command:
+        raise ConfigurationError("There is no command to run.", hint='Give a shell line, or a list like ["ls", "-l"].')
+    if user not in ("box", "root"):
+        raise ConfigurationError(f"There is no user {user!r} to run as.", hint='Use "box" or "root".')
+    if timeout_s is not None and not timeout_s > 0:
+        raise ConfigurationError(f"timeout_s={timeout_s!r} leaves no time.", hint="Use more than 0, or None.")
+    fields: dict[str, Any] = {"shell": command} if isinstance(command, str) else {"argv": [str(it) for it in command]}
+    fields |= {"user": user, "stdin": "pipe" if stdin else "none", "keep_alive": keep_alive}
+    if cwd is not None:
+        fields["cwd"] = cwd
+    if env:
+        fields["env"] = dict(env)
+    if timeout_s is not None:
+        fields["timeout_s"] = timeout_s
+    if pty is not None:
+        fields["pty"] = {"rows": pty[0], "columns": pty[1]}
+    return fields
