@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import pwd
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from callbox.errors import HostUnsuited, ImageError, SandboxNotFound
 from callbox.sandboxes.images.commands import capture, need, run
 from callbox.sandboxes.images.store import Image, ImageStore
+from callbox.sandboxes.images.unpack import unpack_tar
 
 PYTHON_PACKAGES = (
     "ca-certificates",
@@ -55,9 +57,11 @@ printf '127.0.0.1\tlocalhost\n127.0.1.1\tsandbox\n::1\tlocalhost ip6-localhost\n
 : > "$1/etc/resolv.conf"
 : > "$1/etc/machine-id"
 # The whole machine is one project's: pip need not be told so each time.
-printf '[global]\nbreak-system-packages = true\nroot-user-action = ignore\ndisable-pip-version-check = true\n' > "$1/etc/pip.conf"
+printf '[global]\nbreak-system-packages = true\n' > "$1/etc/pip.conf"
+printf 'root-user-action = ignore\ndisable-pip-version-check = true\n' >> "$1/etc/pip.conf"
 rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1"/var/cache/debconf/*-old "$1"/var/lib/dpkg/*-old "$1"/etc/*-
-rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/* "$1"/var/cache/ldconfig/aux-cache "$1"/var/log/* "$1"/tmp/* "$1"/run/*
+rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/* "$1"/var/cache/ldconfig/aux-cache
+rm -rf "$1"/var/log/* "$1"/tmp/* "$1"/run/*
 """
 
 _PHASES = (
@@ -161,8 +165,6 @@ def bootstrap(
     if root:
         _empty(target / "dev")
         return None
-    from callbox.sandboxes.images.unpack import unpack_tar  # noqa: PLC0415
-
     owners = unpack_tar(made, target)
     made.unlink()
     return owners
@@ -259,8 +261,6 @@ def _check_unshare() -> None:
 
 
 def _user_name() -> str:
-    import pwd  # noqa: PLC0415
-
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

@@ -6,6 +6,7 @@
     names/<name>                the digest that a name stands for
     images/<digest>/            manifest.json, rootfs/, disk.ext4
     layers/<key>/               what a build's step made (see `build.py`)
+    downloads/<digest>          what a pull has fetched so far; flock as below
     tmp/<random>/               being made; its maker holds a flock on it, so gc knows the dead ones
 
 Everything appears by a rename when it is whole, and disappears by one. A crash leaves only folders in ``tmp/``.
@@ -282,8 +283,8 @@ class ImageStore:
 
     def _leftovers(self) -> list[Path]:
         dead: list[Path] = []
-        for each in self._made("tmp").iterdir():
-            descriptor = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        for each in (*self._made("tmp").iterdir(), *self._made("downloads").iterdir()):
+            descriptor = os.open(each, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 dead.append(each)
