@@ -17,11 +17,7 @@ from callbox.sandboxes.home import Home
 
 
 async def supervisor(home: Home) -> int:
-    client = await Client.connect(home)
-    try:
-        return int((await client.call("supervisor.status"))["pid"])
-    finally:
-        await client.aclose()
+    return int((await Client.of(home).call("supervisor.status", repeat=True))["pid"])
 
 
 def sample(home: Home, pid: int) -> tuple[int, int, int, int, int]:

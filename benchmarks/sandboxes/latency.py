@@ -7,15 +7,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from callbox.sandboxes.images.store import ImageStore
 from measuring import fresh_home, spread
 from peers import bare_runsc, bubblewrap, cold_qemu
 from rich.console import Console
 from rich.table import Table
 
 from callbox import Sandbox
+from callbox.sandboxes.client import Client
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.images.kernel import guest_kernel
+from callbox.sandboxes.images.store import ImageStore
 
 
 async def timed(action: Callable[[], Awaitable[object]]) -> float:
@@ -52,23 +53,23 @@ async def creates(home: Home, driver: str, image: str, count: int, warm: bool) -
 
 async def ready(home: Home) -> None:
     """Wait until the supervisor has its spares again."""
-    from callbox.sandboxes.client import Client
-
-    client = await Client.connect(home)
-    while (await client.call("supervisor.status"))["spares_wanted"] > (await client.call("supervisor.status"))[
-        "spares_ready"
-    ]:
+    client = Client.of(home)
+    while True:
+        status = await client.call("supervisor.status", repeat=True)
+        if status["spares_ready"] >= status["spares_wanted"]:
+            return
         await asyncio.sleep(0.02)
-    await client.aclose()
 
 
-async def forks(box: Sandbox, number: int, count: int) -> tuple[list[float], list[float]]:
+async def forks(client: Client, box: Sandbox, number: int, count: int) -> tuple[list[float], list[float]]:
     took, paused = [], []
     for _ in range(count):
         begun = time.perf_counter()
-        kids = await box.fork(number)
+        reply = await client.call("sandbox.fork", repeat=False, sandbox=box.id, count=number)
+        kids = [await Sandbox.open(each["id"], home=client.home) for each in reply["sandboxes"]]
+        await asyncio.gather(*(kid.run(["true"]) for kid in kids))
         took.append(time.perf_counter() - begun)
-        paused.append(kids.pause_ms / 1e3)
+        paused.append(reply["pause_ms"] / 1e3)
         for kid in kids:
             await kid.delete()
     return took, paused
@@ -95,7 +96,7 @@ async def measure(driver: str, image: str, rounds: int) -> list[tuple[str, str]]
             rows.append((f"resume, {tier}: to the guest's first reply", spread(receipts)))
             rows.append((f"resume, {tier}: the whole call, repairs included", spread(woke)))
         for number in (1, 8):
-            took, paused = await forks(box, number, max(3, rounds // 50))
+            took, paused = await forks(Client.of(home), box, number, max(3, rounds // 50))
             rows.append((f"fork of {number}, all answering", spread(took)))
             rows.append((f"fork of {number}: the parent's pause", spread(paused)))
         await box.delete()

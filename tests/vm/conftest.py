@@ -46,10 +46,10 @@ async def home(images):
     try:
         yield home
     finally:
-        client = await Client.connect(home)
-        for each in (await client.call("sandbox.list"))["sandboxes"]:
-            await client.call("sandbox.delete", sandbox=each["id"])
-        await client.call("supervisor.stop")
+        client = Client.of(home)
+        for each in (await client.call("sandbox.list", repeat=True))["sandboxes"]:
+            await client.call("sandbox.delete", repeat=True, sandbox=each["id"])
+        await client.call("supervisor.stop", repeat=False)
         await client.aclose()
         await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
         assert leftovers(root) == []

@@ -31,8 +31,8 @@ async def box(home, driver):
 async def said(process, count):
     seen = b""
     async with asyncio.timeout(60):
-        async for chunk in process.stdout(offset=0):
-            seen += chunk
+        async for chunk in process.chunks():
+            seen += chunk.data
             if seen.count(b"\n") >= count:
                 return seen.decode().splitlines()[:count]
     raise AssertionError(seen)
@@ -76,7 +76,7 @@ async def test_memory_and_files_survive_every_tier(box):
         await box.standby(tier=tier)
         receipt = await box.resume()
         assert receipt.tier == tier
-        assert [each.name for each in receipt.repairs] == ["entropy", "clock", "network", "machine_id", "generation"]
+        assert [each["name"] for each in receipt.repairs] == ["entropy", "clock", "network", "machine_id", "generation"]
         await process.write(b"\n")
         assert (await said(process, count))[-1].split() == [*first[:2], str(count)]
         assert await box.files.read("a.txt") == b"a"
@@ -100,7 +100,7 @@ async def test_forks_are_twins_until_they_are_not(box):
     kids = await box.fork(3)
     random = set()
     for each in (box, *kids):
-        twin = await each.process(process.id)
+        twin = each.process(process.id)
         await twin.write(b"\n")
         assert (await said(twin, 2))[-1].split()[:2] == secret
         random.add((await each.run("head -c 32 /dev/urandom | od -An -tx1; cat /etc/machine-id")).stdout)

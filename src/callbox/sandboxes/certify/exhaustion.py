@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
 
 from callbox.errors import SandboxLost
 from callbox.sandboxes.certify.check import Check, expect
 from callbox.sandboxes.certify.ground import Ground
+from callbox.sandboxes.process import Process
+from callbox.sandboxes.spec import SandboxLimits
 
 _HOST_GROWTH_BYTES_MAX = 256 << 20
 
 
-def _bomb(kind: str, **options: Any) -> Callable[[Ground], Awaitable[str]]:
+def _bomb(kind: str, **limits: int) -> Callable[[Ground], Awaitable[str]]:
     async def run(ground: Ground) -> str:
-        async with ground.neighbour() as took, ground.box(**options) as box:
+        async with ground.neighbour() as took, ground.box(limits=SandboxLimits(**limits)) as box:
             await box.files.write("before.txt", "kept")
             try:
                 done = await ground.python(box, "bombs.py", kind, timeout_s=150)
@@ -31,8 +33,8 @@ def _bomb(kind: str, **options: Any) -> Callable[[Ground], Awaitable[str]]:
             expect(await box.files.read("before.txt") == b"kept", "a file from before the bomb is gone")
             expect(took, "the neighbour never answered")
             stats = await box.stats()
-        limit = (stats.disk_limit_bytes or 0) + _HOST_GROWTH_BYTES_MAX
-        expect(stats.disk_bytes <= limit, f"it uses {stats.disk_bytes >> 20} MiB of the host's disk")
+        limit = (SandboxLimits(**limits).disk_mb << 20) + _HOST_GROWTH_BYTES_MAX
+        expect(stats["disk_bytes"] <= limit, f"it uses {stats['disk_bytes'] >> 20} MiB of the host's disk")
         return f"{ended}; the neighbour's slowest answer {max(took) * 1000:.0f} ms"
 
     return run
@@ -70,8 +72,8 @@ async def output_place(ground: Ground) -> str:
     async with ground.box() as box:
         process = await box.spawn("seq 1 200000")
         await process.wait(timeout_s=120)
-        whole = b"".join([chunk async for chunk in process.stdout(offset=0)])
-        rest = b"".join([chunk async for chunk in process.stdout(offset=1000)])
+        whole = await _read(process, 0)
+        rest = await _read(process, 1000)
     expected = "".join(f"{number}\n" for number in range(1, 200001)).encode()
     expect(
         hashlib.sha256(whole).digest() == hashlib.sha256(expected).digest(), f"{len(whole)} bytes, not {len(expected)}"
@@ -91,16 +93,12 @@ async def busy(ground: Ground) -> str:
 
 
 async def _supervisor_rss(ground: Ground) -> int:
-    from pathlib import Path
-
-    from callbox.sandboxes.client import Client
-
-    client = await Client.connect(ground.home)
-    try:
-        pid = (await client.call("supervisor.status"))["pid"]
-    finally:
-        await client.aclose()
+    pid = await ground.supervisor_pid()
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+async def _read(process: Process, offset: int) -> bytes:
+    return b"".join([chunk.data async for chunk in process.chunks(stdout_offset=offset)])
 
 
 CHECKS = (

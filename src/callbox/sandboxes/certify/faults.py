@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 from callbox.errors import SandboxError, SandboxLost, SnapshotRefused
-from callbox.sandboxes.certify.check import Check, NotOffered, expect
+from callbox.sandboxes.certify.check import Broken, Check, NotOffered, expect
 from callbox.sandboxes.certify.ground import Ground
 from callbox.sandboxes.sandbox import Sandbox
 
@@ -38,11 +38,11 @@ async def supervisor_killed(ground: Ground) -> str:
         await ground.kill_supervisor()
         again = await Sandbox.open("orphan", home=ground.home)
         expect((await again.run("cat /proc/sys/kernel/random/boot_id")).stdout == boot, "it was booted again")
-        alive = await again.process(process.id)
+        alive = again.process(process.id)
         async with asyncio.timeout(60):
             seen = b""
-            async for chunk in alive.stdout(offset=0):
-                seen += chunk
+            async for chunk in alive.chunks():
+                seen += chunk.data
                 if seen.count(b"\n") > 10:
                     break
         expect(seen.startswith(b"1\n2\n3\n"), f"output was lost: {seen[:40]!r}")
@@ -89,8 +89,8 @@ async def truncated(ground: Ground) -> str:
                     await asyncio.to_thread(path.write_bytes, kept)
                 else:
                     await twin.delete()
-                    expect(False, f"{path.name} was damaged, and booted")
-            await snapshot.delete()
+                    raise Broken(f"{path.name} was damaged, and booted")
+            await snapshot.remove()
     return "every file cut and changed: refused"
 
 
@@ -108,8 +108,8 @@ async def foreign(ground: Ground) -> str:
             said = error.message
         else:
             await twin.delete()
-            expect(False, "a foreign snapshot was booted")
-        await snapshot.delete()
+            raise Broken("a foreign snapshot was booted")
+        await snapshot.remove()
     return said
 
 

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -41,7 +41,7 @@ class Ground:
         self.scale = scale
 
     @asynccontextmanager
-    async def box(self, **options: Any) -> AsyncIterator[Sandbox]:
+    async def box(self, **options: Any) -> AsyncGenerator[Sandbox]:
         """Make a sandbox for one check; it is deleted afterwards, whatever happened to it."""
         box = await Sandbox.create(self.image, driver=self.driver, home=self.home, **options)
         try:
@@ -55,7 +55,7 @@ class Ground:
         return await box.run(["python3", "-c", source, *arguments], user=user, **options)
 
     @asynccontextmanager
-    async def neighbour(self) -> AsyncIterator[list[float]]:
+    async def neighbour(self) -> AsyncGenerator[list[float]]:
         """Keep asking another sandbox for an answer. Yields the seconds that each answer took.
 
         Raises:
@@ -126,13 +126,13 @@ class Ground:
                 found.append(f"loop device {loop.parent.parent.name}")
         return found
 
+    async def supervisor_pid(self) -> int:
+        """The process that serves this home."""
+        return int((await Client.of(self.home).call("supervisor.status", repeat=True))["pid"])
+
     async def kill_supervisor(self) -> int:
         """Kill -9 the supervisor of this home. Returns the pid that it had."""
-        client = await Client.connect(self.home)
-        try:
-            pid = int((await client.call("supervisor.status"))["pid"])
-        finally:
-            await client.aclose()
+        pid = await self.supervisor_pid()
         os.kill(pid, signal.SIGKILL)
         while Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
             await asyncio.sleep(0.01)
@@ -140,18 +140,18 @@ class Ground:
 
 
 @asynccontextmanager
-async def open_ground(images: Path, driver: str, image: str, scale: float) -> AsyncIterator[Ground]:
+async def open_ground(images: Path, driver: str, image: str, scale: float) -> AsyncGenerator[Ground]:
     """Make a home for the checks, and take it away with everything in it."""
     root = Path(tempfile.mkdtemp(prefix="callbox-certify-"))
     home = Home(root, images)
     try:
         yield Ground(home, driver, image, scale)
     finally:
-        client = await Client.connect(home)
+        client = Client.of(home)
         try:
-            for each in (await client.call("sandbox.list"))["sandboxes"]:
-                await client.call("sandbox.delete", sandbox=each["id"])
-            await client.call("supervisor.stop")
+            for each in await Sandbox.list(home=home):
+                await client.call("sandbox.delete", repeat=True, sandbox=each.id)
+            await client.call("supervisor.stop", repeat=False)
         finally:
             await client.aclose()
         await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)

@@ -40,7 +40,7 @@ async def running_entropy(ground: Ground) -> str:
         try:
             seen: list[str] = []
             for each in (box, *kids):
-                twin = await each.process(process.id)
+                twin = each.process(process.id)
                 await twin.write(b"\n")
                 seen += (await _lines(each, process.id, 2))[1:]
         finally:
@@ -74,7 +74,9 @@ async def clock(ground: Ground) -> str:
             await box.run("date -s '+1 month' || true", user="root")
             await box.standby(tier=tier)
             receipt = await box.resume()
-            expect([each.name for each in receipt.repairs][:2] == ["entropy", "clock"], f"repaired: {receipt.repairs}")
+            expect(
+                [each["name"] for each in receipt.repairs][:2] == ["entropy", "clock"], f"repaired: {receipt.repairs}"
+            )
             before = time.time()
             said = float(await _said(box, ["date", "+%s.%N"]))
             seen.append(max(before - said, said - time.time(), 0.0))
@@ -102,13 +104,13 @@ async def secret(ground: Ground) -> str:
         snapshot = await box.snapshot()
         twin = await snapshot.restore()
         try:
-            resumed = await twin.process(process.id)
+            resumed = twin.process(process.id)
             await resumed.write(b"\n")
             now = (await _lines(twin, process.id, 6))[-1].split()
             expect(now == [*first[:2], "6"], f"the snapshot gave {now}")
         finally:
             await twin.delete()
-            await snapshot.delete()
+            await snapshot.remove()
         await process.kill()
     return "the same secret after " + ", ".join(tiers) + ", and from a snapshot"
 
@@ -136,11 +138,11 @@ async def _said(box: Sandbox, command: str | list[str]) -> str:
 
 async def _lines(box: Sandbox, process_id: str, count: int) -> list[str]:
     """Read the first `count` lines that a process has printed."""
-    process = await box.process(process_id)
+    process = box.process(process_id)
     seen = b""
     async with asyncio.timeout(60):
-        async for chunk in process.stdout(offset=0):
-            seen += chunk
+        async for chunk in process.chunks():
+            seen += chunk.data
             if seen.count(b"\n") >= count:
                 break
     return seen.decode().splitlines()[:count]

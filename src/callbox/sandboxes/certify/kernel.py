@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ _AS_ROOT_OWN_KERNEL_ONLY = _OWN_KERNEL_ONLY | {
 
 
 @asynccontextmanager
-async def _bait() -> AsyncIterator[dict[str, Any]]:
+async def _bait() -> AsyncGenerator[dict[str, Any]]:
     """A file on the host that nobody inside may find, and a listener on the host that nobody inside may reach."""
     told: list[bool] = []
 
