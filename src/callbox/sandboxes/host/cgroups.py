@@ -36,7 +36,7 @@ _V1_LIMITS = {
     "cpu": ("cpu.cfs_quota_us", ("-1",)),
 }
 _SPINS = 64
-"""How often a level is read back to back before waiting: freezing takes some ten microseconds when nobody is in a system call."""
+"""How often a level is read back to back before waiting: freezing mostly takes some ten microseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ class Cgroup:
             file.write_text(str(pid))
 
     def pids(self) -> list[int]:
-        """Members, in every part of the group. Without groups: what carries the machine's marker, and its descendants."""
+        """Members, in every part of the group. Without groups: what carries the marker, and its descendants."""
         if self.version == 0:
             return tree_of(find_marked(self.machine_id))
         found: set[int] = set()
@@ -321,7 +321,7 @@ def _host() -> _Host:
 
 
 def _v1_top(controller: str, mount: Path) -> Path:
-    """The hierarchy's root, or our own group if that is limited: machines must not escape a limit that we live under."""
+    """The hierarchy's root, or our own group if that is limited: machines must not escape a limit that binds us."""
     limit_file, unlimited = _V1_LIMITS.get(controller, ("", ()))
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)

@@ -1,4 +1,4 @@
-"""Private disks: sparse files with ext4 in them. Made in some ten milliseconds, copied at the cost of what was written."""
+"""Private disks: sparse files with ext4 in them. Made in ten milliseconds, copied at the cost of what was written."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def sync_folder(folder: Path) -> None:
 def frozen_file_system(mounted: Path) -> Iterator[None]:
     """Write out everything of a mounted file system, and hold its writers until the block ends.
 
-    Whoever dies inside leaves it frozen, and then it can never be unmounted: only for blocks that cannot be interrupted.
+    Whoever dies inside leaves it frozen, and then it can never be unmounted: only for blocks that nothing interrupts.
     """
     handle = os.open(mounted, os.O_RDONLY | os.O_DIRECTORY)
     try:

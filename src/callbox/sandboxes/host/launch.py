@@ -31,8 +31,8 @@ class Launch:
         argv: The program and its arguments.
         join: Files that its pid is written to first (`Cgroup.join_files`).
         mounts: Made in a mount namespace of its own, in this order; they vanish with its last process.
-        stdin, stdout, stderr: Files or FIFOs, opened for reading and writing (a FIFO never blocks then); None: /dev/null.
-            `stderr` is appended to.
+        stdin, stdout, stderr: Files or FIFOs, opened for reading and writing (a FIFO never blocks then);
+            None: /dev/null. `stderr` is appended to.
         env: More environment; nothing is inherited but PATH.
         rlimits: Words for `prlimit`, like ``{"nofile": 65536, "core": 0}``.
         uid, gid: Whom it runs as (with no capabilities and no-new-privileges), or None.
@@ -55,8 +55,8 @@ class Launch:
     namespace: int | None = None
 
     def command(self) -> list[str]:
-        """The whole argument vector: a tiny shell that prepares, then becomes the program (same pid)."""
-        # dash starts in a millisecond, an interpreter of ours in thirty; and no code of ours runs between fork and exec.
+        """The whole argument vector: a tiny shell that prepares, then becomes the program."""
+        # dash starts in a millisecond, an interpreter in thirty; nothing of ours runs between fork and exec.
         lines = [f"echo $$ > {shlex.quote(str(file))}" for file in self.join]
         lines += [mount.command() for mount in self.mounts]
         words: list[str] = []

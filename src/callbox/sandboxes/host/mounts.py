@@ -25,9 +25,7 @@ class LoopMount:
 
     def command(self) -> str:
         """The line of shell that mounts it."""
-        return (
-            f"mount -t ext4 -o {shlex.quote(self.options)} {shlex.quote(str(self.image))} {shlex.quote(str(self.at))}"
-        )
+        return shlex.join(["mount", "-t", "ext4", "-o", self.options, str(self.image), str(self.at)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Processes as the host shows them: identity that survives the reuse of pids, markers, trees, and waiting for an end."""
+"""Processes as the host shows them: identity that survives reuse of pids, markers, trees, and waiting for an end."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def state_of(pid: int) -> str:
 
 def living() -> list[int]:
     """Every pid in /proc."""
-    return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
+    return [int(path.name) for path in _PROC.iterdir() if path.name.isdigit()]
 
 
 def find_marked(machine_id: str) -> list[int]:
@@ -101,7 +101,7 @@ def find_using(folder: Path, programs: Iterable[str]) -> list[int]:
 
     def matches(pid: int) -> bool:
         words = _bytes(pid, "cmdline").split(b"\0")
-        program = os.path.basename(words[0])
+        program = words[0].rpartition(b"/")[2]
         if not any(name in program for name in names):
             return False
         return any(prefix + b"/" in word or word.endswith(prefix) for word in words)

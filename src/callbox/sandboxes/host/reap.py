@@ -48,9 +48,8 @@ async def reap(place: Path, machine_id: str) -> int:
     if await group.remove():
         found += 1
     if left := [*mounts_below(place), *loop_devices_below(place)]:
-        raise SandboxError(
-            f"Still in use by the host: {', '.join(map(str, left))}.", hint="Find its user with fuser -vm."
-        )
+        names = ", ".join(map(str, left))
+        raise SandboxError(f"Still in use by the host: {names}.", hint="Find its user with fuser -vm.")
     return found
 
 
