@@ -1,0 +1,3 @@
+package files
+
+const renameAt2 = 316
