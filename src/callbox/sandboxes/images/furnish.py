@@ -25,6 +25,8 @@ def furnish(writer: TreeWriter) -> None:
         writer.folder(path, mode=mode, owner=owner)
     _add_line(writer, "etc/passwd", f"box:x:{BOX_ID}:{BOX_ID}::/work:/bin/sh", "root:x:0:0:root:/root:/bin/sh")
     _add_line(writer, "etc/group", f"box:x:{BOX_ID}:", "root:x:0:")
+    # A sandbox has no network; where this is a symlink to a resolver's state, it would dangle.
+    writer.file("etc/resolv.conf", b"")
     if not writer.place("etc/hosts", follow=True).exists():
         writer.file("etc/hosts", b"127.0.0.1\tlocalhost\n::1\tlocalhost\n")
 

@@ -10,6 +10,7 @@ import base64
 import fcntl
 import hashlib
 import ipaddress
+import json
 import logging
 import os
 import re
@@ -238,7 +239,7 @@ class Registry:
                 os.truncate(path, 0)  # it begins from the beginning
                 have = 0
             with path.open("ab") as out:
-                for chunk in response.iter_bytes(_CHUNK_BYTES):
+                for chunk in response.iter_raw(_CHUNK_BYTES):
                     have += len(chunk)
                     if have > descriptor.size:
                         raise ImageError(
@@ -305,12 +306,15 @@ class Registry:
             query["service"] = fields["service"]
         auth = None if self._credentials is None else httpx.BasicAuth(*self._credentials)
         try:
-            answer = self._client.get(fields["realm"], params=query, auth=auth)
-            document: Any = answer.json() if answer.status_code == httpx.codes.OK else {}
+            with self._client.stream("GET", fields["realm"], params=query, auth=auth) as answer:
+                body = b""
+                for chunk in answer.iter_bytes(64 * 1024):
+                    body += chunk
+                    if len(body) > self._limits.document_bytes_max:
+                        raise ImageError(f"The token service of {self._reference.host} sends too much.")
+            document: Any = json.loads(body) if answer.status_code == httpx.codes.OK else {}
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise ImageError(
-                f"{self._reference.host} sends us to a token service that fails: {_named(error)}."
-            ) from error
+            raise ImageError(f"The token service of {self._reference.host} failed: {_named(error)}.") from error
         found = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
         token = found.get("token") or found.get("access_token")
         return f"Bearer {token}" if isinstance(token, str) else None

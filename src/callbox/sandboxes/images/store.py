@@ -6,6 +6,7 @@
     names/<name>                the digest that a name stands for
     images/<digest>/            manifest.json, rootfs/, disk.ext4
     layers/<key>/               what a build's step made (see `build.py`)
+    building                    builds hold a shared flock on it, so that gc leaves layers alone
     downloads/<digest>          what a pull has fetched so far; flock as below
     tmp/<random>/               being made; its maker holds a flock on it, so gc knows the dead ones
 
@@ -96,11 +97,6 @@ class ImageStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @property
-    def layers(self) -> Path:
-        """Folder of the build's layers."""
-        return self._made("layers")
 
     def list(self) -> list[Image]:
         """Return all images that have a name, by name. Damaged ones are left out, and logged."""
@@ -233,6 +229,26 @@ class ImageStore:
                         ready.rename(target)
         return self.name(name, digest)
 
+    def layer(self, key: str) -> Path | None:
+        """Return the folder of a build step's layer, if it is here."""
+        path = self.folder / "layers" / key
+        return path if path.is_dir() else None
+
+    def add_layer(self, key: str, folder: Path) -> Path:
+        """Keep what a build step made; the folder is moved. Where another build was faster, its layer is returned."""
+        with self._locked():
+            target = self._made("layers") / key
+            if not target.exists():
+                folder.rename(target)
+        return target
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Keep gc from what a build uses before its image exists."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._flocked("building", fcntl.LOCK_SH):
+            yield
+
     def verify(self, name: str) -> Image:
         """Read all of an image and compare it with its checksums.
 
@@ -266,8 +282,11 @@ class ImageStore:
             images = self._made("images")
             kept = {*in_use, *self._named()}
             dead_images = [each for each in images.iterdir() if each.name not in kept]
+            # A damaged manifest ends this: what its image needs is not known.
             needed = {key for digest in kept if (images / digest).exists() for key in self._manifest(digest)["layers"]}
-            dead_layers = [each for each in self.layers.iterdir() if each.name not in needed]
+            dead_layers = [each for each in self._made("layers").iterdir() if each.name not in needed]
+            if self._is_building():
+                dead_images, dead_layers = [], []
             grave = self._made("tmp") / f"gc-{secrets.token_hex(8)}"
             grave.mkdir()
             for each in (*dead_images, *dead_layers, *leftovers):
@@ -321,12 +340,24 @@ class ImageStore:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def _is_building(self) -> bool:
+        try:
+            with self._flocked("building", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return False
+        except BlockingIOError:
+            return True
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with self._flocked("lock", fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def _flocked(self, name: str, how: int) -> Iterator[None]:
+        descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, how)
             yield
         finally:
             os.close(descriptor)
