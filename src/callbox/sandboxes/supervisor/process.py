@@ -1,0 +1,68 @@
+"""The supervisor as a process: lock, log, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Callable
+from logging.handlers import RotatingFileHandler
+from typing import BinaryIO
+
+from callbox.sandboxes.home import Home
+from callbox.sandboxes.supervisor.server import Supervisor
+
+_LOG = logging.getLogger("callbox.sandboxes.supervisor")
+
+LOG_BYTES_MAX = 4 << 20
+"""After which the log is put aside; one old one is kept."""
+
+LOCK_WAIT_S = 90.0
+"""How long a new supervisor waits for one that is ending: it may be saving what was awake."""
+
+LOCK_POLL_S = 0.02
+
+
+async def run_process(home: Home, make: Callable[[], Supervisor]) -> int:
+    """Be the supervisor of `home`. Returns the exit status: 0, or 3 if another supervisor does not let go of the home."""
+    home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _log_to(home)
+    os.umask(0o077)
+    with home.lock.open("ab") as lock:
+        if not await _locked(lock):
+            _LOG.error("another supervisor holds %s", home.lock)
+            return 3
+        supervisor = make()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, supervisor.stopping.set)
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        _LOG.info("supervisor of %s begins, pid %d", home.root, os.getpid())
+        await supervisor.run()
+        _LOG.info("supervisor of %s ends", home.root)
+    return 0
+
+
+async def _locked(lock: BinaryIO) -> bool:
+    try:
+        async with asyncio.timeout(LOCK_WAIT_S):
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                except BlockingIOError:
+                    await asyncio.sleep(LOCK_POLL_S)
+    except TimeoutError:
+        return False
+
+
+def _log_to(home: Home) -> None:
+    handler = RotatingFileHandler(home.log, maxBytes=LOG_BYTES_MAX, backupCount=1)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)

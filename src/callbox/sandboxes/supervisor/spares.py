@@ -1,0 +1,161 @@
+"""Machines that are booted before anybody asks: one of each kind in use, more where a pool says so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from callbox.errors import SandboxError, SandboxStateError
+from callbox.sandboxes.driver import Driver, RootImage
+from callbox.sandboxes.spec import SandboxLimits, SandboxSpec
+from callbox.sandboxes.states import State
+from callbox.sandboxes.supervisor.body import Body, Host
+from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree
+from callbox.sandboxes.supervisor.record import Record, new_sandbox_id
+
+_LOG = logging.getLogger("callbox.sandboxes.supervisor.spares")
+
+
+@dataclass(slots=True, kw_only=True)
+class Kind:
+    """What a spare must have been booted with to become a certain sandbox. Everything else is told to it later."""
+
+    driver: Driver
+    how: str
+    image_name: str
+    image: RootImage
+    limits: SandboxLimits
+    pool: int = 0
+    used_at: float = 0.0
+    retry_at: float = 0.0
+    failure: str = ""
+    ready: list[Body] = field(default_factory=list[Body])
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes two kinds the same."""
+        return (self.driver.name, self.image.digest, self.limits)
+
+
+class Spares:
+    """The spares of one supervisor. `run` is the task that boots and drops them."""
+
+    def __init__(self, host: Host, *, on_change: Callable[[], None] = lambda: None) -> None:
+        self._host = host
+        self._kinds: dict[tuple[Any, ...], Kind] = {}
+        self._changed = asyncio.Event()
+        self._counted = asyncio.Condition()
+        self._on_change = on_change
+
+    def take(self, kind: Kind) -> Body | None:
+        """Have a spare of this kind, if one is ready, and see to it that there is one the next time."""
+        known = self._know(kind)
+        known.used_at = self._host.pacer.monotonic()
+        self._changed.set()
+        return known.ready.pop(0) if known.ready else None
+
+    async def set_pool(self, kind: Kind, size: int) -> int:
+        """Keep `size` spares of this kind from now on; return how many are ready when that is done.
+
+        Raises:
+            SandboxStateError: More than a pool may have.
+            SandboxError: They do not start.
+        """
+        if not 0 <= size <= self._host.settings.pool_max:
+            raise SandboxStateError(
+                f"A pool of {size} is not possible.", hint=f"Use 0 to {self._host.settings.pool_max}."
+            )
+        known = self._know(kind)
+        known.pool, known.failure, known.retry_at = size, "", 0.0
+        if not size:
+            known.used_at = self._host.pacer.monotonic() - self._host.settings.spare_idle_s
+        self._changed.set()
+        async with self._counted:
+            await self._counted.wait_for(lambda: known.pool != size or len(known.ready) >= size or known.failure)
+        if known.failure:
+            raise SandboxError(f"The pool could not be filled: {known.failure}")
+        return len(known.ready)
+
+    def counts(self) -> list[dict[str, Any]]:
+        """What is kept, for the status."""
+        return [
+            {"driver": kind.driver.name, "image": kind.image_name, "ready": len(kind.ready), "pool": kind.pool}
+            for kind in self._kinds.values()
+        ]
+
+    async def run(self) -> None:
+        """Boot what is missing and drop what nobody needs, until cancelled; then free all."""
+        try:
+            while True:
+                self._changed.clear()
+                for kind in list(self._kinds.values()):
+                    await self._adjust(kind)
+                try:
+                    async with asyncio.timeout(self._host.settings.retry_s):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            for kind in self._kinds.values():
+                while kind.ready:
+                    await self._drop(kind.ready.pop())
+
+    def _know(self, kind: Kind) -> Kind:
+        return self._kinds.setdefault(kind.key, kind)
+
+    def _wanted(self, kind: Kind) -> int:
+        now = self._host.pacer.monotonic()
+        latest = sorted(self._kinds.values(), key=lambda each: each.used_at)[-self._host.settings.spare_kinds_max :]
+        in_use = kind in latest and now - kind.used_at < self._host.settings.spare_idle_s
+        return max(kind.pool, 1 if in_use else 0)
+
+    async def _adjust(self, kind: Kind) -> None:
+        wanted = self._wanted(kind)
+        while len(kind.ready) > wanted:
+            await self._drop(kind.ready.pop())
+        missing = min(wanted - len(kind.ready), self._host.settings.boots_at_once)
+        if missing > 0 and self._host.pacer.monotonic() >= kind.retry_at:
+            await asyncio.gather(*(self._boot(kind) for _ in range(missing)))
+            if wanted > len(kind.ready):
+                self._changed.set()
+        if not wanted and not kind.ready:
+            self._kinds.pop(kind.key, None)
+        async with self._counted:
+            self._counted.notify_all()
+
+    async def _boot(self, kind: Kind) -> None:
+        now = self._host.pacer.wall()
+        new = new_sandbox_id()
+        record = Record(
+            id=new, name=new, state=State.CREATING, driver=kind.driver.name, how=kind.how, image=kind.image,
+            spec=SandboxSpec(image=kind.image_name, limits=kind.limits), created_at=now, last_used_at=now, spare=True,
+        )  # fmt: skip
+        body = Body(self._host, record, kind.driver)
+        try:
+            await body.place_anew()
+            await body.boot()
+            self._host.points.reach("spare.booted")
+            await body.stand_by_unused()
+            self._host.points.reach("spare.frozen")
+        except (SandboxError, OSError) as error:
+            _LOG.warning("no spare for %s on %s: %s", kind.image_name, kind.driver.name, error)
+            kind.failure = str(error)
+            kind.retry_at = self._host.pacer.monotonic() + self._host.settings.retry_s
+            await self._drop(body)
+        except BaseException:
+            await self._drop(body)
+            raise
+        else:
+            kind.ready.append(body)
+            self._on_change()
+
+    async def _drop(self, body: Body) -> None:
+        try:
+            await body.kill()
+            await in_thread(remove_tree, body.place)
+        except (SandboxError, OSError) as error:
+            # Its record says that nobody uses it: the next start frees it.
+            _LOG.warning("spare %s could not be freed: %s", body.record.id, error)
