@@ -44,6 +44,7 @@ class Incoming(Flow):
         request: The OPEN payload; nothing in it was checked but that it is an object.
         cancelled: Set with CANCEL and when the peer is gone; the handler's task is cancelled then, too.
         gone: Whether nobody is left who could be answered.
+        started: Whether the handler's task has made its first step.
     """
 
     def __init__(self, number: int, outbox: Outbox, request: dict[str, Any]) -> None:
@@ -51,6 +52,7 @@ class Incoming(Flow):
         self.request = request
         self.cancelled = asyncio.Event()
         self.gone = False
+        self.started = False
         self._ended = False
         self._read_to_end = False
         self._listener: Callable[[], None] | None = None
@@ -202,7 +204,9 @@ class _Acceptor:
                 incoming.arrive_end()
             elif not incoming.cancelled.is_set():
                 incoming.stop(gone=False)
-                task.cancel()
+                # A task that is cancelled before its first step never runs, and nobody would be answered.
+                if incoming.started:
+                    task.cancel()
         except GuestProtocolError as exc:
             # Only this stream is cut off: the others of the same peer have done nothing wrong.
             del self._running[incoming.number]
@@ -212,7 +216,10 @@ class _Acceptor:
 
     async def _run(self, incoming: Incoming) -> None:
         reply: Mapping[str, Any] | BaseException
+        incoming.started = True
         try:
+            if incoming.cancelled.is_set():
+                raise asyncio.CancelledError
             reply = await self._handler(incoming)
         except asyncio.CancelledError:
             reply = GuestError("The request was cancelled.", guest_code="cancelled")
