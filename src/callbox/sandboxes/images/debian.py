@@ -46,6 +46,8 @@ _DPKG_OPTIONS = (
     "path-exclude=/usr/share/bug/*",
 )
 
+# /tmp of the tree is left alone: mmdebstrap keeps the file there that APT_CONFIG names. Without it, the last thing that
+# mmdebstrap does, an `apt-get update` with no sources, would empty the package lists of the HOST.
 # Runs on the host with the tree in $1, as root (or as what mmdebstrap made root): only chroot runs things of the tree.
 _CUSTOMIZE = r"""set -eu
 chroot "$1" groupadd --gid 1000 box
@@ -61,7 +63,7 @@ printf '[global]\nbreak-system-packages = true\n' > "$1/etc/pip.conf"
 printf 'root-user-action = ignore\ndisable-pip-version-check = true\n' >> "$1/etc/pip.conf"
 rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1"/var/cache/debconf/*-old "$1"/var/lib/dpkg/*-old "$1"/etc/*-
 rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/* "$1"/var/cache/ldconfig/aux-cache
-rm -rf "$1"/var/log/* "$1"/tmp/* "$1"/run/*
+rm -rf "$1"/var/log/* "$1"/run/*
 """
 
 _PHASES = (
@@ -155,6 +157,8 @@ def bootstrap(
     sources = list(base.mirrors) or host_sources(suite, work)
     made = target if root else work / "rootfs.tar"
     argv = [mmdebstrap, "--variant=minbase", f"--mode={'root' if root else 'unshare'}", "--verbose"]
+    # Our hook removes lists and caches; apt need not run once more for it, on a host that is not ours.
+    argv += ["--skip=cleanup/apt"]
     argv += [f"--format={'directory' if root else 'tar'}", f"--include={','.join(base.packages)}"]
     argv += [f"--dpkgopt={option}" for option in _DPKG_OPTIONS]
     argv += [f"--aptopt={line}" for line in host_apt_options()]
