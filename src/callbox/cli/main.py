@@ -10,6 +10,7 @@ import typer
 from callbox.cli.chat import chat
 from callbox.cli.demo import demo
 from callbox.cli.doctor import doctor
+from callbox.cli.sandbox import app as sandbox
 from callbox.cli.terminal import console
 from callbox.cli.tools import app as tools
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(chat)
 app.command()(demo)
 app.command()(doctor)
+app.add_typer(sandbox, name="sandbox", help="Isolated machines for code that nobody has read.")
 app.add_typer(tools, name="tools", help="Look at tools the way a model does.")
 
 

@@ -26,10 +26,10 @@ from callbox.sandboxes import pool as _pool
 from callbox.sandboxes import process as _process
 from callbox.sandboxes import sandbox as _sandbox
 from callbox.sandboxes.background import background
+from callbox.sandboxes.guest import Change
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.opening import Leaving, Opening
 from callbox.sandboxes.output import Chunk
-from callbox.sandboxes.results import Change
 from callbox.sandboxes.spec import SandboxLimits, SandboxSpec
 
 _A = TypeVar("_A")

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import secrets
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from callbox.errors import SandboxLost
-from callbox.sandboxes.channel import Channel, Stream
+from callbox.sandboxes.channel import Channel
+from callbox.sandboxes.guest import Guest
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.starting import connect_or_start
 
@@ -69,26 +70,26 @@ class Client:
             SandboxLost: The connection broke and `repeat` is False, or the sandbox's machine died.
             SandboxError: What the other side answered.
         """
-        return await self.exchange({"op": op, **fields}, Stream.result, repeat=repeat)
+        return await self.attempt(op, lambda channel: channel.call(op, **fields), repeat=repeat)
 
-    async def exchange(self, request: Mapping[str, Any], use: Callable[[Stream], Awaitable[_T]], *, repeat: bool) -> _T:
-        """Open a stream, let `use` do what it wants with it, and cancel it should `use` leave before its end.
+    async def attempt(self, what: str, use: Callable[[Channel], Awaitable[_T]], *, repeat: bool) -> _T:
+        """Do something with the connection; with `repeat`, again from its beginning when the supervisor died under it.
 
-        With `repeat`, all of it is done again when the supervisor died in between.
+        Raises:
+            SandboxLost: As `call` does.
         """
         for repeats_left in reversed(range(REPEATS_MAX + 1)):
             channel = await self.channel()
             try:
-                async with await channel.open(request) as stream:
-                    return await use(stream)
+                return await use(channel)
             except SandboxLost as error:
                 if not was_cut(channel):
                     raise
                 if not repeat:
-                    raise unknown_outcome(request["op"]) from error
+                    raise unknown_outcome(what) from error
                 if not repeats_left:
                     raise
-                _LOG.info("supervisor was lost during %s: asking again", request["op"])
+                _LOG.info("supervisor was lost during %s: asking again", what)
         raise AssertionError("the last repeat returns or raises")
 
     async def aclose(self) -> None:
@@ -113,9 +114,13 @@ class Target:
         """See `Client.call`."""
         return await self.client.call(op, repeat=repeat, sandbox=self.sandbox, **fields)
 
-    async def exchange(self, request: Mapping[str, Any], use: Callable[[Stream], Awaitable[_T]], *, repeat: bool) -> _T:
-        """See `Client.exchange`."""
-        return await self.client.exchange({"sandbox": self.sandbox, **request}, use, repeat=repeat)
+    async def ask(self, what: str, use: Callable[[Guest], Awaitable[_T]], *, repeat: bool) -> _T:
+        """Ask the guest; see `Client.attempt`."""
+        return await self.client.attempt(what, lambda channel: use(self.guest(channel)), repeat=repeat)
+
+    def guest(self, channel: Channel) -> Guest:
+        """The guest, through this connection."""
+        return Guest(channel, {"sandbox": self.sandbox})
 
 
 _CLIENTS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Home, Client]] = weakref.WeakKeyDictionary()

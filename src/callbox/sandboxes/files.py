@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import builtins
 import os
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, cast
 
 from callbox.errors import GuestError, SandboxLost
-from callbox.sandboxes.channel import Data, Event, Stream
+from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.client import REPEATS_MAX, Target, was_cut
+from callbox.sandboxes.guest import Change, Entry, Listing, Matches, Watch
 from callbox.sandboxes.process import encoded
-from callbox.sandboxes.results import Change, Entry, Found, Match
 
 CHUNK_BYTES = 65_536
 """Pieces in which files travel: the largest frame."""
@@ -83,18 +83,20 @@ class Files:
             exclusive: Refuse (`exists`) where there is a file already.
         """
         content = encoded(data)
-        fields = {"path": path, "mode": mode, "exclusive": exclusive, "sha256": hashlib.sha256(content).hexdigest()}
-        await self._write(fields, lambda: _pieces(content), repeat=not exclusive)
+        await self._target.ask(
+            "fs.write",
+            lambda guest: guest.write(path, content, mode=mode, exclusive=exclusive),
+            repeat=not exclusive,
+        )
 
     async def append(self, path: str, data: bytes | str) -> None:
         """Add to the end of a file; it is made where there is none."""
         content = encoded(data)
-        await self._write({"path": path, "append": True}, lambda: _pieces(content), repeat=False)
+        await self._target.ask("fs.write", lambda guest: guest.write(path, content, append=True), repeat=False)
 
     async def stat(self, path: str, *, follow: bool = True) -> Entry:
         """What is at a path; `follow`: of a link, what it points to."""
-        reply = await self._target.call("fs.stat", repeat=True, path=path, follow=follow)
-        return Entry.from_event(reply["entry"])
+        return await self._target.ask("fs.stat", lambda guest: guest.stat(path, follow=follow), repeat=True)
 
     async def exists(self, path: str) -> bool:
         """Whether something is at a path."""
@@ -106,70 +108,103 @@ class Files:
             raise
         return True
 
-    async def list(self, path: str = ".") -> list[Entry]:
+    async def list(self, path: str = ".") -> builtins.list[Entry]:
         """What is in a folder, not in its subfolders."""
-        return (await self._find("fs.list", path=path)).entries
+        return await self._target.ask("fs.list", lambda guest: guest.list(path), repeat=True)
 
-    async def tree(self, path: str = ".", *, depth_max: int = 8, entries_max: int = ENTRIES_MAX) -> Found:
+    async def tree(self, path: str = ".", *, depth_max: int = 8, entries_max: int = ENTRIES_MAX) -> Listing:
         """What is in a folder and beneath."""
-        return await self._find("fs.tree", path=path, depth_max=depth_max, entries_max=entries_max)
+        return await self._target.ask(
+            "fs.tree", lambda guest: guest.tree(path, depth_max=depth_max, entries_max=entries_max), repeat=True
+        )
 
-    async def glob(self, pattern: str, path: str = ".", *, entries_max: int = ENTRIES_MAX) -> Found:
+    async def glob(self, pattern: str, path: str = ".", *, entries_max: int = ENTRIES_MAX) -> Listing:
         """What matches a pattern like ``"**/*.py"`` beneath a folder."""
-        return await self._find("fs.glob", path=path, pattern=pattern, entries_max=entries_max)
+        return await self._target.ask(
+            "fs.glob", lambda guest: guest.glob(path, pattern, entries_max=entries_max), repeat=True
+        )
 
     async def search(
         self, pattern: str, path: str = ".", *, glob: str | None = None, matches_max: int = MATCHES_MAX
-    ) -> Found:
+    ) -> Matches:
         """Lines that match a regular expression (RE2), in the files beneath a folder whose paths match `glob`."""
-        return await self._find("fs.search", path=path, pattern=pattern, glob=glob, matches_max=matches_max)
+        return await self._target.ask(
+            "fs.search", lambda guest: guest.search(path, pattern, glob=glob, matches_max=matches_max), repeat=True
+        )
 
     async def mkdir(self, path: str, *, mode: int = 0o755, parents: bool = True) -> None:
         """Make a folder. With `parents`, those on the way too, and one that is there already is fine."""
-        await self._target.call("fs.mkdir", repeat=parents, path=path, mode=mode, parents=parents)
+        await self._target.ask("fs.mkdir", lambda guest: guest.mkdir(path, mode=mode, parents=parents), repeat=parents)
 
     async def move(self, source: str, to: str, *, overwrite: bool = False) -> None:
         """Rename a file or folder."""
-        fields = {"from": source, "to": to, "overwrite": overwrite}
-        await self._target.call("fs.move", repeat=False, **fields)
+        await self._target.ask("fs.move", lambda guest: guest.move(source, to, overwrite=overwrite), repeat=False)
 
     async def remove(self, path: str, *, recursive: bool = False, missing_ok: bool = False) -> int:
         """Delete a file, an empty folder, or with `recursive` a folder and what is in it; returns how many things."""
-        fields = {"path": path, "recursive": recursive, "missing_ok": missing_ok}
-        reply = await self._target.call("fs.remove", repeat=missing_ok, **fields)
-        return reply["removed"]
+        return await self._target.ask(
+            "fs.remove",
+            lambda guest: guest.remove(path, recursive=recursive, missing_ok=missing_ok),
+            repeat=missing_ok,
+        )
 
     async def watch(self, path: str = ".", *, recursive: bool = True) -> AsyncGenerator[Change]:
         """Changes beneath a folder, as they happen, until you leave the loop.
 
-        An open watch keeps the sandbox awake. ``kind="overflow"``: some were lost, or the supervisor died in between.
+        An open watch keeps the sandbox awake. ``kind="overflow"``: some were lost, or the supervisor died in between:
+        look again at everything. To know when it has begun to watch, use `watching`.
         """
-        interrupted = False
-        while True:
-            channel = await self._target.client.channel()
-            fields = {"sandbox": self._target.sandbox, "path": path, "recursive": recursive}
+        async with self.watching(path, recursive=recursive) as changes:
+            async for change in changes:
+                yield change
+
+    @asynccontextmanager
+    async def watching(self, path: str = ".", *, recursive: bool = True) -> AsyncGenerator[AsyncGenerator[Change]]:
+        """Watch a folder while the block runs; what happens from its first line on is seen.
+
+        Example::
+
+            async with box.files.watching("src") as changes:
+                await box.run("make")
+                async for change in changes:
+                    ...
+        """
+        channel, watch = await self._watch(path, recursive)
+        async with aclosing(self._changes(channel, watch, path, recursive)) as changes:
             try:
-                async with await channel.open({"op": "fs.watch", **fields}) as stream:
-                    async for item in stream:
-                        event = item.value if isinstance(item, Event) else {}
-                        if event.get("event") == "overflow" or (event.get("event") == "watching" and interrupted):
-                            interrupted = False
-                            yield Change(kind="overflow", path=path)
-                        for change in event.get("changes", ()):
-                            yield Change.from_event(change)
-                    await stream.result()
-                    return
+                yield changes
+            finally:
+                # A generator that was never begun does not run its own end.
+                await watch.cancel()
+
+    async def _watch(self, path: str, recursive: bool) -> tuple[Channel, Watch]:
+        async def begin(channel: Channel) -> tuple[Channel, Watch]:
+            return channel, await self._target.guest(channel).watch(path, recursive=recursive)
+
+        return await self._target.client.attempt("fs.watch", begin, repeat=True)
+
+    async def _changes(self, channel: Channel, watch: Watch, path: str, recursive: bool) -> AsyncGenerator[Change]:
+        while True:
+            try:
+                async with watch:
+                    async for change in watch:
+                        yield change
+                return
             except SandboxLost:
                 if not was_cut(channel):
                     raise
-                interrupted = True
+            channel, watch = await self._watch(path, recursive)
+            yield Change(kind="overflow", path=path)
 
     async def upload(self, local: Path | str, remote: str, *, progress: Progress | None = None) -> None:
         """Copy a file of this host into the sandbox: in pieces, checked by sha256, replaced at once when complete."""
         source = Path(local)
-        size, mode, digest = await asyncio.to_thread(_measure, source)
-        fields = {"path": remote, "mode": mode, "sha256": digest}
-        await self._write(fields, lambda: _file_pieces(source, size, progress), repeat=True)
+        size, mode = await asyncio.to_thread(_measure, source)
+        await self._target.ask(
+            "fs.write",
+            lambda guest: guest.write(remote, _file_pieces(source, size, progress), mode=mode),
+            repeat=True,
+        )
 
     async def download(self, remote: str, local: Path | str, *, progress: Progress | None = None) -> None:
         """Copy a file of the sandbox to this host: in pieces, checked by sha256, replaced at once when complete.
@@ -198,62 +233,21 @@ class Files:
             raise
 
     async def _read(self, path: str, offset: int, length: int | None) -> AsyncGenerator[bytes]:
-        """The bytes of a file, checked against the guest's checksum at the end; goes on after a lost supervisor."""
+        """The bytes of a file, compared with the guest's checksum at the end."""
         for repeats_left in reversed(range(REPEATS_MAX + 1)):
             channel = await self._target.client.channel()
-            digest = hashlib.sha256()
-            given = 0
-            fields = {"sandbox": self._target.sandbox, "path": path, "offset": offset, "length": length}
+            given = False
             try:
-                async with await channel.open({"op": "fs.read", **fields}) as stream:
-                    async for item in stream:
-                        if isinstance(item, Data):
-                            digest.update(item.data)
-                            given += len(item.data)
-                            yield item.data
-                    reply = await stream.result()
+                reading = self._target.guest(channel).read(path, offset=offset, length=length)
+                async with aclosing(cast("AsyncGenerator[bytes]", reading)) as pieces:
+                    async for piece in pieces:
+                        given = True
+                        yield piece
+                return
             except SandboxLost:
-                # Only the whole has a checksum, and the file may change in between: what was given out stays unproven.
+                # Only the whole has a checksum, and the file may have changed: what was given out stays unproven.
                 if not was_cut(channel) or given or not repeats_left:
                     raise
-                continue
-            if reply["sha256"] != digest.hexdigest():
-                raise GuestError(f"{path} did not arrive as it was sent.", guest_code="checksum_mismatch")
-            return
-
-    async def _write(self, fields: dict[str, Any], pieces: Callable[[], AsyncIterable[bytes]], *, repeat: bool) -> None:
-        await self._target.exchange({"op": "fs.write", **fields}, lambda stream: _send(stream, pieces()), repeat=repeat)
-
-    async def _find(self, op: str, **fields: Any) -> Found:
-        return await self._target.exchange({"op": op, **fields}, _gather, repeat=True)
-
-
-async def _gather(stream: Stream) -> Found:
-    entries: list[Entry] = []
-    matches: list[Match] = []
-    async for item in stream:
-        if isinstance(item, Event):
-            entries += map(Entry.from_event, item.value.get("entries", ()))
-            matches += map(Match.from_event, item.value.get("matches", ()))
-    reply = await stream.result()
-    return Found(entries=entries, matches=matches, truncated=bool(reply.get("truncated")))
-
-
-async def _send(stream: Stream, pieces: AsyncIterable[bytes]) -> None:
-    try:
-        async for piece in pieces:
-            await stream.send(piece)
-        await stream.end()
-    except GuestError:
-        # Refused while we were sending: the answer is in CLOSE, which `result` raises.
-        pass
-    await stream.result()
-
-
-async def _pieces(content: bytes) -> AsyncIterator[bytes]:
-    view = memoryview(content)
-    for start in range(0, len(content), CHUNK_BYTES):
-        yield bytes(view[start : start + CHUNK_BYTES])
 
 
 async def _file_pieces(path: Path, size: int, progress: Progress | None) -> AsyncIterator[bytes]:
@@ -266,11 +260,10 @@ async def _file_pieces(path: Path, size: int, progress: Progress | None) -> Asyn
                 progress(done, max(size, done))
 
 
-def _measure(path: Path) -> tuple[int, int, str]:
-    """Its size, permission bits and sha256."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), os.fstat(file.fileno()).st_mode & 0o777, digest
+def _measure(path: Path) -> tuple[int, int]:
+    """Its size and permission bits."""
+    found = path.stat()
+    return found.st_size, found.st_mode & 0o777
 
 
 def _settle(file: BinaryIO, mode: int) -> None:

@@ -91,8 +91,8 @@ class Forward:
         try:
             async with self._room:
                 channel = await self._target.client.channel()
-                request = {"op": "port.forward", "sandbox": self._target.sandbox, "port": self.port}
-                async with await channel.open(request) as stream, asyncio.TaskGroup() as group:
+                stream = await self._target.guest(channel).port_forward(self.port)
+                async with stream, asyncio.TaskGroup() as group:
                     upward = group.create_task(_send(reader, stream))
                     await _receive(stream, writer)
                     upward.cancel()

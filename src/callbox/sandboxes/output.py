@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
-from callbox.errors import GuestError, SandboxLost
-from callbox.sandboxes.channel import Data, Event
+from callbox.errors import SandboxLost, SandboxNotFound
 from callbox.sandboxes.client import REPEATS_MAX, Target, was_cut
+from callbox.sandboxes.guest import STDERR, STDOUT, ExecRequest, Gap
 from callbox.sandboxes.results import Exit, Output
 
 LINE_BYTES_MAX = 1_048_576
 """A line that is longer is given out in pieces of this size."""
 
-_OUTPUTS: dict[int, Output] = {1: "stdout", 2: "stderr"}
-_CHANNELS = {output: channel for channel, output in _OUTPUTS.items()}
+_OUTPUTS: dict[int, Output] = {STDOUT: "stdout", STDERR: "stderr"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Attachment:
     Args:
         target: The sandbox.
         exec_id: The exec; it must exist unless `begin` says how to start it.
-        begin: Fields of ``exec.run``, to start it and follow it in one request.
+        begin: To start it and follow it in one request.
         stdout_offset: Where to begin.
         stderr_offset: Where to begin.
         follow: Wait for more until it ends; False: only what is there now.
@@ -53,7 +51,7 @@ class Attachment:
         target: Target,
         exec_id: str,
         *,
-        begin: Mapping[str, Any] | None = None,
+        begin: ExecRequest | None = None,
         stdout_offset: int = 0,
         stderr_offset: int = 0,
         follow: bool = True,
@@ -64,7 +62,7 @@ class Attachment:
         self._follow = follow
         self._seen = begin is None
         self._skipped: dict[int, int] = {}
-        self.offsets = {1: stdout_offset, 2: stderr_offset}
+        self.offsets = {STDOUT: stdout_offset, STDERR: stderr_offset}
         self.end: Exit | None = None
         """How it ended; None before, and where it still runs."""
 
@@ -73,7 +71,7 @@ class Attachment:
 
         Raises:
             SandboxLost: The machine died, or the supervisor did again and again.
-            GuestError: There is no such exec (any more).
+            SandboxNotFound: There is no such process (any more).
         """
         fresh = self._begin is not None
         lost = 0
@@ -89,47 +87,37 @@ class Attachment:
                 if lost > REPEATS_MAX:
                     raise SandboxLost("The supervisor died several times while output was read.") from error
                 fresh = False
-            except GuestError as error:
+            except SandboxNotFound:
                 # A guest that has never heard of it never began it: the request died with the supervisor.
-                if error.guest_code != "not_found" or self._seen or fresh:
+                if self._seen or fresh:
                     raise
                 fresh = True
 
     async def _attach(self, fresh: bool) -> AsyncGenerator[Chunk]:
-        offsets = {"stdout_offset": self.offsets[1], "stderr_offset": self.offsets[2]}
-        request: dict[str, Any] = (
-            {"op": "exec.run", **(self._begin or {}), **offsets}
-            if fresh
-            else {"op": "exec.attach", "follow": self._follow, **offsets}
-        )
+        offsets = {"stdout_offset": self.offsets[STDOUT], "stderr_offset": self.offsets[STDERR]}
         channel = await self._target.client.channel()
+        guest = self._target.guest(channel)
         try:
-            async with await channel.open({"id": self._id, "sandbox": self._target.sandbox, **request}) as stream:
+            if fresh and self._begin is not None:
+                stream = await guest.exec_run(self._begin, **offsets)
+            else:
+                stream = await guest.exec_attach(self._id, follow=self._follow, **offsets)
+            async with stream:
                 async for item in stream:
-                    if isinstance(item, Data):
-                        yield self._take(item.channel, item.data)
-                    elif isinstance(item, Event):
-                        self._note(item.value)
-                reply = await stream.result()
+                    self._seen = True
+                    self.offsets[item.channel] = item.end if isinstance(item, Gap) else item.offset + len(item.data)
+                    if isinstance(item, Gap):
+                        self._skipped[item.channel] = self._skipped.get(item.channel, 0) + item.end - item.start
+                    else:
+                        skipped = self._skipped.pop(item.channel, 0)
+                        yield Chunk(_OUTPUTS[item.channel], item.data, item.offset, skipped)
+                result = await stream.result()
         except SandboxLost as error:
             if was_cut(channel):
                 raise _ConnectionLost from error
             raise
-        if not reply.get("running"):
-            self.end = Exit.from_reply(reply)
-
-    def _take(self, channel: int, data: bytes) -> Chunk:
-        self._seen = True
-        chunk = Chunk(_OUTPUTS[channel], data, self.offsets[channel], self._skipped.pop(channel, 0))
-        self.offsets[channel] += len(data)
-        return chunk
-
-    def _note(self, event: Mapping[str, Any]) -> None:
-        if event.get("event") == "gap":
-            self._seen = True
-            channel = event["channel"]
-            self._skipped[channel] = self._skipped.get(channel, 0) + event["to"] - self.offsets[channel]
-            self.offsets[channel] = event["to"]
+        if not result.running:
+            self.end = Exit.of(result)
 
 
 class _ConnectionLost(Exception):

@@ -13,7 +13,7 @@ from callbox.sandboxes.opening import Opening
 from callbox.sandboxes.sandbox import Sandbox
 from callbox.sandboxes.spec import SandboxLimits, SandboxSpec
 
-SIZE_MAX = 256
+SIZE_MAX = 64
 """Machines that one pool may keep ready."""
 
 

@@ -7,11 +7,12 @@ import signal as signals
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from callbox.errors import ConfigurationError, GuestError, SandboxLost
-from callbox.sandboxes.channel import Channel, Stream
+from callbox.errors import ConfigurationError, GuestError, SandboxError, SandboxLost, SandboxNotFound
+from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.client import Target, unknown_outcome, was_cut
+from callbox.sandboxes.guest import ExecRequest, Guest, StdinStream
 from callbox.sandboxes.output import Attachment, Chunk, LineSplitter, OutputReader
 from callbox.sandboxes.results import Exit
 
@@ -103,19 +104,20 @@ class Process:
         number = int(signal)
         # A second SIGKILL changes nothing; a second SIGINT or SIGHUP may.
         repeat = number == signals.SIGKILL
-        await self.target.call("exec.signal", repeat=repeat, id=self.id, signal=number, tree=tree)
+        await self.target.ask("exec.signal", lambda guest: guest.exec_signal(self.id, number, tree=tree), repeat=repeat)
 
     async def kill(self) -> None:
         """End it and all its descendants at once. Fine if it has ended already."""
-        try:
-            await self.signal(signals.SIGKILL)
-        except GuestError as error:
-            if error.guest_code not in ("not_found", "gone"):
-                raise
+        with suppress(SandboxNotFound):
+            try:
+                await self.signal(signals.SIGKILL)
+            except GuestError as error:
+                if error.guest_code != "gone":
+                    raise
 
     async def resize(self, rows: int, columns: int) -> None:
         """Tell its terminal a new size."""
-        await self.target.call("exec.resize", repeat=True, id=self.id, rows=rows, columns=columns)
+        await self.target.ask("exec.resize", lambda guest: guest.exec_resize(self.id, rows, columns), repeat=True)
 
     async def wait(self, timeout_s: float | None = None) -> Exit:
         """Wait until it has ended.
@@ -125,10 +127,10 @@ class Process:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                reply = await self.target.call("exec.wait", repeat=True, id=self.id)
+                result = await self.target.ask("exec.wait", lambda guest: guest.exec_wait(self.id), repeat=True)
         except TimeoutError:
             raise TimeoutError(f"Process {self.id} still runs after {timeout_s:g} s.") from None
-        return Exit.from_reply(reply)
+        return Exit.of(result)
 
     async def poll(self) -> Exit | None:
         """How it ended; None while it runs. Does not wait."""
@@ -150,7 +152,7 @@ class _Stdin:
         self._target = target
         self._id = exec_id
         self._offset = 0
-        self._open: tuple[Channel, Stream] | None = None
+        self._open: tuple[Channel, StdinStream] | None = None
         self._writing = asyncio.Lock()
 
     async def write(self, data: bytes) -> None:
@@ -169,7 +171,7 @@ class _Stdin:
             channel, stream = await self._stream()
             try:
                 await stream.end()
-                await stream.result()
+                await stream.written()
             except SandboxLost as error:
                 raise self._lost(channel, error) from error
             finally:
@@ -182,11 +184,10 @@ class _Stdin:
             self._open = None
             await stream.cancel()
 
-    async def _stream(self) -> tuple[Channel, Stream]:
+    async def _stream(self) -> tuple[Channel, StdinStream]:
         if self._open is None:
             channel = await self._target.client.channel()
-            request = {"op": "exec.stdin", "id": self._id, "offset": self._offset, "sandbox": self._target.sandbox}
-            self._open = channel, await channel.open(request)
+            self._open = channel, await self._target.guest(channel).exec_stdin(self._id, offset=self._offset)
         return self._open
 
     def _lost(self, channel: Channel, error: SandboxLost) -> SandboxLost:
@@ -197,16 +198,17 @@ class _Stdin:
 async def feed(target: Target, exec_id: str, data: bytes) -> None:
     """Send all input of a process and close it. One that ends, or closes its input, before that is fine."""
 
-    async def send(stream: Stream) -> None:
-        for start in range(0, len(data), STDIN_PIECE_BYTES):
-            await stream.send(data[start : start + STDIN_PIECE_BYTES])
-        await stream.end()
-        await stream.result()
+    async def send(guest: Guest) -> None:
+        async with await guest.exec_stdin(exec_id) as stream:
+            for start in range(0, len(data), STDIN_PIECE_BYTES):
+                await stream.send(data[start : start + STDIN_PIECE_BYTES])
+            await stream.end()
+            await stream.written()
 
     # From the beginning also when it is repeated: the guest knows how much it has taken, and skips that.
     # Whoever follows the output is told if the machine was lost.
-    with suppress(GuestError, SandboxLost):
-        await target.exchange({"op": "exec.stdin", "id": exec_id, "offset": 0}, send, repeat=True)
+    with suppress(GuestError, SandboxLost, SandboxNotFound):
+        await target.ask("exec.stdin", send, repeat=True)
 
 
 async def kill_quietly(target: Target, exec_id: str) -> None:
@@ -214,7 +216,7 @@ async def kill_quietly(target: Target, exec_id: str) -> None:
     try:
         async with asyncio.timeout(KILL_DEADLINE_S):
             await Process(target, exec_id).kill()
-    except (TimeoutError, SandboxLost, GuestError):
+    except (TimeoutError, SandboxError):
         return
 
 
@@ -223,7 +225,8 @@ def encoded(data: bytes | str) -> bytes:
     return data.encode() if isinstance(data, str) else bytes(data)
 
 
-def start_fields(
+def exec_request(
+    exec_id: str,
     command: str | Sequence[str],
     *,
     cwd: str | None,
@@ -233,8 +236,8 @@ def start_fields(
     timeout_s: float | None = None,
     pty: tuple[int, int] | None = None,
     keep_alive: bool = False,
-) -> dict[str, Any]:
-    """The fields of ``exec.start``; what was not said is left to the guest's defaults.
+) -> ExecRequest:
+    """What the guest is asked for.
 
     Raises:
         ConfigurationError: The command is empty, or a value makes no sense.
@@ -245,14 +248,15 @@ def start_fields(
         raise ConfigurationError(f"There is no user {user!r} to run as.", hint='Use "box" or "root".')
     if timeout_s is not None and not timeout_s > 0:
         raise ConfigurationError(f"timeout_s={timeout_s!r} leaves no time.", hint="Use more than 0, or None.")
-    fields: dict[str, Any] = {"shell": command} if isinstance(command, str) else {"argv": [str(it) for it in command]}
-    fields |= {"user": user, "stdin": "pipe" if stdin else "none", "keep_alive": keep_alive}
-    if cwd is not None:
-        fields["cwd"] = cwd
-    if env:
-        fields["env"] = dict(env)
-    if timeout_s is not None:
-        fields["timeout_s"] = timeout_s
-    if pty is not None:
-        fields["pty"] = {"rows": pty[0], "columns": pty[1]}
-    return fields
+    return ExecRequest(
+        id=exec_id,
+        argv=None if isinstance(command, str) else [str(word) for word in command],
+        shell=command if isinstance(command, str) else None,
+        cwd=cwd or "/work",
+        env=dict(env or {}),
+        user=user,
+        stdin="pipe" if stdin else "none",
+        pty=pty,
+        timeout_s=timeout_s,
+        keep_alive=keep_alive,
+    )

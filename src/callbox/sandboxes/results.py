@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from callbox.errors import GuestProtocolError
+from callbox.sandboxes.guest import ExecResult
 
 Output = Literal["stdout", "stderr"]
 """Which of a process's two outputs."""
@@ -38,22 +39,18 @@ class Exit:
     stderr_bytes: int
 
     @classmethod
-    def from_reply(cls, reply: Mapping[str, Any]) -> Exit:
-        """Read the reply of ``exec.attach``, ``exec.run`` and ``exec.wait``."""
-        try:
-            signal = reply["signal"]
-            code = reply["exit_code"]
-            return cls(
-                exit_code=code if code is not None else SIGNAL_EXIT + int(signal or 0),
-                signal=signal,
-                timed_out=reply["timed_out"],
-                killed_for=reply.get("killed_for"),
-                duration_ms=reply["duration_ms"],
-                stdout_bytes=reply["stdout_end"],
-                stderr_bytes=reply["stderr_end"],
-            )
-        except KeyError as error:
-            raise GuestProtocolError(f"The guest's word on the end of a process lacks {error}.") from None
+    def of(cls, result: ExecResult) -> Exit:
+        """Of a process that has ended."""
+        code = result.exit_code
+        return cls(
+            exit_code=code if code is not None else SIGNAL_EXIT + (result.signal or 0),
+            signal=result.signal,
+            timed_out=result.timed_out,
+            killed_for=result.killed_for,
+            duration_ms=result.duration_ms,
+            stdout_bytes=result.stdout_end,
+            stderr_bytes=result.stderr_end,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,97 +170,29 @@ class SandboxInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A file, folder or link in a sandbox.
+class SandboxStats:
+    """What a sandbox uses on this host now.
 
     Attributes:
-        path: Absolute.
-        type: ``"file"``, ``"directory"``, ``"symlink"`` or ``"other"``.
-        mode: Permission bits.
-        target: Where a symlink points.
+        sandbox: Its id.
+        memory_bytes: In memory; 0 in warm and cold standby.
+        cpu_s: Processor time of the machine that it has now.
+        disk_bytes: On disk: its private files, and its memory where that was saved.
+        processes: On the host.
     """
 
-    path: str
+    sandbox: str
     name: str
-    type: str
-    size: int
-    mode: int
-    mtime_ns: int
-    uid: int
-    gid: int
-    target: str | None = None
-
-    @property
-    def is_directory(self) -> bool:
-        """Whether it is a folder (a link to one is not)."""
-        return self.type == "directory"
+    state: str
+    memory_bytes: int
+    cpu_s: float
+    disk_bytes: int
+    processes: int
 
     @classmethod
-    def from_event(cls, entry: Mapping[str, Any]) -> Entry:
-        """Read an entry of the guest."""
-        return _from_guest(cls, entry)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """A line that a search found. `line` and `column` count from 1."""
-
-    path: str
-    line: int
-    column: int
-    text: str
-
-    @classmethod
-    def from_event(cls, match: Mapping[str, Any]) -> Match:
-        """Read a match of the guest."""
-        return _from_guest(cls, match)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """Something happened to a watched path.
-
-    Attributes:
-        kind: ``"created"``, ``"modified"``, ``"deleted"``, ``"moved"``; ``"overflow"``: some were lost, look again.
-        path: Absolute; the watched folder for an overflow.
-        moved_from: Where it was before, of a move.
-    """
-
-    kind: str
-    path: str
-    moved_from: str | None = None
-
-    @classmethod
-    def from_event(cls, change: Mapping[str, Any]) -> Change:
-        """Read a change of the guest."""
-        return cls(kind=change["kind"], path=change["path"], moved_from=change.get("from"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """Entries or matches of a bounded search, and whether there were more.
-
-    Attributes:
-        truncated: The search ended at its limit, not at its end.
-    """
-
-    entries: list[Entry] = field(default_factory=list[Entry])
-    matches: list[Match] = field(default_factory=list[Match])
-    truncated: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listening:
-    """A TCP port that something in the sandbox listens on."""
-
-    port: int
-    address: str
-    pid: int | None = None
-
-
-def _from_guest(cls: Any, values: Mapping[str, Any]) -> Any:
-    names = cast("list[str]", list(cls.__dataclass_fields__))
-    try:
-        return cls(**{name: values[name] for name in names if name in values})
-    except TypeError as error:
-        raise GuestProtocolError(f"The guest's {cls.__name__.lower()} is not of its shape: {error}") from None
+    def from_reply(cls, reply: Mapping[str, Any]) -> SandboxStats:
+        """Read the stats of one sandbox."""
+        try:
+            return cls(**{name: reply[name] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise GuestProtocolError(f"The supervisor's stats lack {error}.") from None

@@ -7,12 +7,11 @@ import codecs
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any
 
 from callbox.errors import ConfigurationError, GuestError, SandboxError, SandboxLost
 from callbox.sandboxes.client import Target, new_exec_id
 from callbox.sandboxes.output import Attachment, Clip
-from callbox.sandboxes.process import Process, encoded, feed, kill_quietly, start_fields
+from callbox.sandboxes.process import Process, encoded, exec_request, feed, kill_quietly
 from callbox.sandboxes.results import Exit, Output, RunResult
 
 OUTPUT_BYTES_MAX = 1_048_576
@@ -43,14 +42,15 @@ async def run_command(
     """See `Sandbox.run`."""
     if output_bytes_max < 0:
         raise ConfigurationError(f"output_bytes_max={output_bytes_max} makes no sense.", hint="Use 0 or more.")
-    fields = start_fields(command, cwd=cwd, env=env, user=user, stdin=stdin is not None, timeout_s=timeout_s)
     exec_id = new_exec_id()
+    request = exec_request(exec_id, command, cwd=cwd, env=env, user=user, stdin=stdin is not None, timeout_s=timeout_s)
     clips: dict[Output, Clip] = {"stdout": Clip(output_bytes_max), "stderr": Clip(output_bytes_max)}
     listener = _Listener(on_output) if on_output is not None else None
     try:
         if stdin is not None:
-            await target.call("exec.start", repeat=True, id=exec_id, **fields)
-        attachment = Attachment(target, exec_id, begin=fields if stdin is None else None)
+            # Before its input, which would not find it otherwise.
+            await target.ask("exec.start", lambda guest: guest.exec_start(request), repeat=True)
+        attachment = Attachment(target, exec_id, begin=request if stdin is None else None)
         async with _fed(target, exec_id, stdin), aclosing(attachment.chunks()) as chunks:
             async for chunk in chunks:
                 clips[chunk.output].add(chunk)
@@ -138,7 +138,9 @@ async def spawn_command(
     port_timeout_s: float,
 ) -> Process:
     """See `Sandbox.spawn`."""
-    fields: dict[str, Any] = start_fields(
+    exec_id = new_exec_id()
+    request = exec_request(
+        exec_id,
         command,
         cwd=cwd,
         env=env,
@@ -148,10 +150,9 @@ async def spawn_command(
         pty=pty,
         keep_alive=keep_alive,
     )
-    exec_id = new_exec_id()
     try:
-        reply = await target.call("exec.start", repeat=True, id=exec_id, **fields)
-        process = Process(target, exec_id, reply.get("pid"))
+        pid = await target.ask("exec.start", lambda guest: guest.exec_start(request), repeat=True)
+        process = Process(target, exec_id, pid)
         if not isinstance(stdin, bool):
             await process.write(stdin)
             await process.close_stdin()
@@ -164,7 +165,8 @@ async def spawn_command(
 
 
 async def _await_port(target: Target, process: Process, port: int, timeout_s: float) -> None:
-    opened = asyncio.create_task(target.call("port.wait", repeat=True, port=port, timeout_s=timeout_s))
+    waiting = target.ask("port.wait", lambda guest: guest.port_wait(port, timeout_s=timeout_s), repeat=True)
+    opened = asyncio.create_task(waiting)
     ended = asyncio.create_task(process.wait())
     try:
         await asyncio.wait((opened, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -188,7 +190,7 @@ async def _await_port(target: Target, process: Process, port: int, timeout_s: fl
 async def _last_words(process: Process) -> str:
     clip = Clip(WORDS_SHOWN)
     total = 0
-    with suppress(GuestError):
+    with suppress(SandboxError):
         attachment = Attachment(process.target, process.id, follow=False)
         async with aclosing(attachment.chunks()) as chunks:
             async for chunk in chunks:

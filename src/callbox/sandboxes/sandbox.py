@@ -13,10 +13,11 @@ from callbox.errors import SandboxNotFound
 from callbox.sandboxes.client import Client, Target
 from callbox.sandboxes.files import Files
 from callbox.sandboxes.forward import Forward
+from callbox.sandboxes.guest import ExecStatus, PortInfo
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.opening import Opening
 from callbox.sandboxes.process import Process
-from callbox.sandboxes.results import Listening, Receipt, RunResult, SandboxInfo
+from callbox.sandboxes.results import Receipt, RunResult, SandboxInfo, SandboxStats
 from callbox.sandboxes.running import OUTPUT_BYTES_MAX, PORT_TIMEOUT_S, OnOutput, run_command, spawn_command
 from callbox.sandboxes.spec import Lifetime, SandboxLimits, SandboxSpec, check_name
 
@@ -183,6 +184,11 @@ class Sandbox:
         return self._info.state
 
     @property
+    def last_info(self) -> SandboxInfo:
+        """What was last heard of it; `info` asks."""
+        return self._info
+
+    @property
     def target(self) -> Target:
         """How requests reach it."""
         return self._target
@@ -281,14 +287,13 @@ class Sandbox:
         """A process that was started before, by its id: to follow it, or to read what a result left out."""
         return Process(self._target, process_id)
 
-    async def processes(self) -> builtins.list[Mapping[str, Any]]:
-        """What was started here: ``id``, ``pid``, ``argv``, ``running``, ``exit_code``, ... of each."""
-        return (await self._target.call("exec.list", repeat=True))["execs"]
+    async def processes(self) -> builtins.list[ExecStatus]:
+        """What was started here: running, and finished within the last hour."""
+        return await self._target.ask("exec.list", lambda guest: guest.exec_list(), repeat=True)
 
-    async def ports(self) -> builtins.list[Listening]:
+    async def ports(self) -> builtins.list[PortInfo]:
         """TCP ports that something inside listens on."""
-        reply = await self._target.call("port.list", repeat=True)
-        return [Listening(port=it["port"], address=it["address"], pid=it.get("pid")) for it in reply["ports"]]
+        return await self._target.ask("port.list", lambda guest: guest.port_list(), repeat=True)
 
     def forward(self, port: int, host_port: int = 0) -> Opening[Forward]:
         """Make a port of the sandbox reachable on this host's loopback; `host_port` 0: any free one.
@@ -331,6 +336,8 @@ class Sandbox:
     async def fork(self, n: int = 1, *, names: Sequence[str] | None = None) -> builtins.list[Self]:
         """Make `n` children of one paused instant, memory and files; each is private from then on.
 
+        Children without names are deleted at the end of their own ``async with``, as of `create`.
+
         Example::
 
             kids = await box.fork(8)
@@ -340,7 +347,10 @@ class Sandbox:
         if names is not None:
             fields["names"] = [check_name(name) for name in names]
         reply = await self._target.call("sandbox.fork", repeat=False, **fields)
-        return [type(self)(self._target.client, SandboxInfo.from_reply(info)) for info in reply["sandboxes"]]
+        return [
+            type(self)(self._target.client, SandboxInfo.from_reply(info), keep=names is not None)
+            for info in reply["sandboxes"]
+        ]
 
     async def delete(self) -> None:
         """End it and remove all that it has, from whatever state. Fine if it is gone already."""
@@ -364,11 +374,11 @@ class Sandbox:
         await self._target.call("sandbox.update", repeat=True, **fields)
         await self.info()
 
-    async def stats(self) -> Mapping[str, Any]:
+    async def stats(self) -> SandboxStats:
         """What it uses on this host now; does not wake it."""
-        return await self._target.call("sandbox.stats", repeat=True)
+        return SandboxStats.from_reply((await self._target.call("sandbox.stats", repeat=True))["stats"][0])
 
-    async def logs(self) -> builtins.list[Any]:
+    async def logs(self) -> builtins.list[str]:
         """What happened to it: made, slept, woken, and why; does not wake it."""
         return (await self._target.call("sandbox.logs", repeat=True))["lines"]
 
