@@ -235,7 +235,7 @@ def _check_depth(value: object) -> None:
     for _ in range(JSON_DEPTH_MAX):
         below: list[Any] = []
         for node in level:
-            children = node.values() if type(node) is dict else node
+            children = cast("dict[str, Any]", node).values() if type(node) is dict else node
             below += [child for child in children if type(child) is dict or type(child) is list]
         if not below:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from callbox.errors import (
     CallboxError,
@@ -87,7 +87,8 @@ def from_wire(error: object) -> CallboxError:
     """The exception for an ``error`` object. Whatever the peer invents becomes an exception of ours."""
     if not isinstance(error, Mapping):
         return GuestProtocolError("The peer ended a stream with neither a reply nor an error.")
-    code, message, hint = (_text(error, key) for key in ("code", "message", "hint"))
+    fields = cast("Mapping[str, Any]", error)
+    code, message, hint = (_text(fields, key) for key in ("code", "message", "hint"))
     message = message or "The peer gave no reason."
     if code == "path_escapes":
         return PathEscapes(message, hint=hint)
@@ -115,6 +116,6 @@ def again(failure: CallboxError) -> CallboxError:
     return type(failure)(failure.message, hint=failure.hint)
 
 
-def _text(error: Mapping[Any, Any], key: str) -> str | None:
+def _text(error: Mapping[str, Any], key: str) -> str | None:
     value = error.get(key)
     return value[:_TEXT_CHARS_MAX] if isinstance(value, str) and value else None

@@ -101,7 +101,7 @@ class ExecResult:
             exit_code=reply.integer_or_none("exit_code", most=255),
             signal=reply.integer_or_none("signal", most=127),
             timed_out=reply.flag("timed_out"),
-            killed_for=cast("KilledFor | None", killed_for),
+            killed_for=killed_for,
             duration_ms=reply.number("duration_ms"),
             stdout_end=reply.integer("stdout_end"),
             stderr_end=reply.integer("stderr_end"),
@@ -168,7 +168,7 @@ class Entry:
         return cls(
             path=reply.text("path"),
             name=name,
-            type=cast("EntryType", kind),
+            type=kind,
             size=reply.integer("size"),
             mode=reply.integer("mode", most=2**32 - 1),
             mtime_ns=reply.integer("mtime_ns", least=-(2**63)),
