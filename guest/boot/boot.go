@@ -68,14 +68,6 @@ func Container() error {
 	if err := prepareRoot(); err != nil {
 		return fmt.Errorf("prepare folders and users: %w", err)
 	}
-	for _, each := range []struct {
-		path string
-		mode os.FileMode
-	}{{"/run", 0o755}, {"/run/callbox", 0o700}} {
-		if err := makeFolder(each.path, each.mode, 0); err != nil {
-			return err
-		}
-	}
 	// Dumps would fill the sandbox's disk; gVisor writes none, and other kernels obey the limit.
 	return syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 }

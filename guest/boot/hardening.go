@@ -56,8 +56,5 @@ func protectAgent() error {
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
 		return err
 	}
-	if err := makeFolder("/run/callbox", 0o700, 0); err != nil {
-		return err
-	}
 	return syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -147,12 +148,22 @@ func emptyInitramfs(folder string, device uint64) error {
 
 func mountRuntime() error {
 	const plain = syscall.MS_NOSUID | syscall.MS_NODEV
-	return mountAll([]mountPoint{
+	err := mountAll([]mountPoint{
 		{"devpts", "/dev/pts", "devpts", syscall.MS_NOSUID | syscall.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666", 0o755},
 		{"tmpfs", "/dev/shm", "tmpfs", plain, "mode=1777,size=25%", 0o1777},
 		{"tmpfs", "/run", "tmpfs", plain | syscall.MS_NOEXEC, "mode=0755,size=10%", 0o755},
 		{"cgroup2", "/sys/fs/cgroup", "cgroup2", plain | syscall.MS_NOEXEC, "", 0o755},
 	})
+	if err != nil {
+		return err
+	}
+	// What udev would make: shells' process substitution and many scripts need them.
+	for name, target := range map[string]string{"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"} {
+		if err := os.Symlink("/proc/self/fd"+target, "/dev/"+name); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeFolder makes a folder unless it is there, gives it to the owner, and sets its mode whatever the umask is.
@@ -179,10 +190,5 @@ func makeFolder(path string, mode os.FileMode, owner int) error {
 
 // isKernelFileSystem tells folders whose owner and mode the kernel alone decides.
 func isKernelFileSystem(path string) bool {
-	for _, prefix := range []string{"/proc", "/sys"} {
-		if path == prefix || len(path) > len(prefix) && path[:len(prefix)+1] == prefix+"/" {
-			return true
-		}
-	}
-	return false
+	return path == "/proc" || path == "/sys" || strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, "/sys/")
 }

@@ -33,6 +33,12 @@ func prepareRoot() error {
 	if err := makeFolder("/tmp", os.FileMode(0o1777), 0); err != nil {
 		return err
 	}
+	// Everybody may read the generation there; only the agent writes it.
+	for _, folder := range []string{"/run", "/run/callbox"} {
+		if err := makeFolder(folder, 0o755, 0); err != nil {
+			return err
+		}
+	}
 	return addAccounts("/etc")
 }
 
