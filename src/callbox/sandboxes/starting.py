@@ -16,8 +16,8 @@ from callbox.errors import HostUnsuited, SandboxError, SandboxLost
 from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.home import Home
 
-START_DEADLINE_S = 30.0
-"""Seconds from the wish for a supervisor to its answer. It reaps and adopts before it answers, on a busy host too."""
+START_DEADLINE_S = 120.0
+"""Seconds from the wish for a supervisor to its answer. One that ends may first save for a minute what was awake."""
 
 POLL_S = 0.01
 """Seconds between two looks for the socket of a supervisor that is starting."""
