@@ -10,7 +10,9 @@ import typer
 from callbox.cli.chat import chat
 from callbox.cli.demo import demo
 from callbox.cli.doctor import doctor
+from callbox.cli.images import app as images
 from callbox.cli.sandbox import app as sandbox
+from callbox.cli.setup import setup
 from callbox.cli.terminal import console
 from callbox.cli.tools import app as tools
 
@@ -24,6 +26,8 @@ app = typer.Typer(
 app.command()(chat)
 app.command()(demo)
 app.command()(doctor)
+app.command()(setup)
+app.add_typer(images, name="image", help="What sandboxes are made of.")
 app.add_typer(sandbox, name="sandbox", help="Isolated machines for code that nobody has read.")
 app.add_typer(tools, name="tools", help="Look at tools the way a model does.")
 

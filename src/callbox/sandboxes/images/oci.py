@@ -151,22 +151,21 @@ class Layout:
 
     def _from_index(self, reference: str | None) -> Parts:
         index = self._document("index.json")
-        entries = [each for each in as_list(index.get("manifests")) if isinstance(each, dict)]
+        entries = as_objects(index.get("manifests"))
         if reference is not None:
-            entries = [each for each in entries if reference in _references(cast("dict[str, Any]", each))]
+            entries = [each for each in entries if reference in _references(each)]
             if not entries:
                 raise ImageError(f"The archive has no image {reference!r}.", hint="Give a tag that it has.")
-        elif len(entries) > 1 and all(_references(cast("dict[str, Any]", each)) for each in entries):
-            names = sorted({name for each in entries for name in _references(cast("dict[str, Any]", each))})
-            if len({str(cast("dict[str, Any]", each).get("digest")) for each in entries}) > 1 and not any(
-                cast("dict[str, Any]", each).get("platform") for each in entries
-            ):
-                raise ImageError(f"The archive has several images: {', '.join(names)}.", hint="Say which: --reference")
+        elif len({str(each.get("digest")) for each in entries}) > 1 and not any(
+            each.get("platform") for each in entries
+        ):
+            names = sorted({name for each in entries for name in _references(each)})
+            raise ImageError(f"The archive has several images: {', '.join(names)}.", hint="Say which: --reference")
         return load_parts(self, {"manifests": entries}, self._limits)
 
     def _from_docker(self, reference: str | None) -> Parts:
         raw = self._json("manifest.json")
-        entries = [cast("dict[str, Any]", each) for each in as_list(raw) if isinstance(each, dict)]
+        entries = as_objects(raw)
         tags = {str(tag): each for each in entries for tag in as_list(each.get("RepoTags"))}
         if reference is not None:
             if reference not in tags:
@@ -230,7 +229,7 @@ def load_parts(blobs: Blobs, manifest: Mapping[str, Any], limits: ImageLimits) -
 def choose_platform(index: Mapping[str, Any]) -> Descriptor:
     """Choose an index's manifest for Linux on this processor."""
     wanted = ("linux", architecture())
-    entries = [cast("dict[str, Any]", each) for each in as_list(index.get("manifests")) if isinstance(each, dict)]
+    entries = as_objects(index.get("manifests"))
     offered: list[str] = []
     for each in entries:
         named = each.get("platform")
@@ -323,6 +322,11 @@ def read_env(config: Mapping[str, Any]) -> dict[str, str]:
 def as_list(raw: Any) -> list[Any]:
     """Return a list as it is, and nothing for anything else."""
     return cast("list[Any]", raw) if isinstance(raw, list) else []
+
+
+def as_objects(raw: Any) -> list[dict[str, Any]]:
+    """Return the objects in a list; nothing for anything else."""
+    return [cast("dict[str, Any]", each) for each in as_list(raw) if isinstance(each, dict)]
 
 
 def _diff_ids(config: Mapping[str, Any]) -> list[str]:

@@ -15,9 +15,10 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -233,7 +234,7 @@ class Registry:
             headers["Range"] = f"bytes={have}-"
         with self._get(url, headers) as response:
             if have and not (
-                response.status_code == httpx.codes.PARTIAL_CONTENT
+                response.status_code == HTTPStatus.PARTIAL_CONTENT
                 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
             ):
                 os.truncate(path, 0)  # it begins from the beginning
@@ -262,12 +263,12 @@ class Registry:
             raise ImageError(f"{self._reference.host} does not answer: {_named(error)}.") from error
 
     @contextmanager
-    def _get(self, url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    def _get(self, url: str, headers: dict[str, str]) -> Generator[httpx.Response]:
         for attempt in (1, 2):
             sent = {**headers, **({"Authorization": self._authorization} if self._authorization else {})}
             try:
                 with self._client.stream("GET", url, headers=sent) as response:
-                    if response.status_code == httpx.codes.UNAUTHORIZED and attempt == 1:
+                    if response.status_code == HTTPStatus.UNAUTHORIZED and attempt == 1:
                         self._authorization = self._authorize(response.headers.get("WWW-Authenticate", ""))
                         continue
                     self._check_status(response)
@@ -278,18 +279,18 @@ class Registry:
 
     def _check_status(self, response: httpx.Response) -> None:
         status = response.status_code
-        if status in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+        if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             return
-        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise ImageError(
                 f"{self._reference.host} refuses {self._reference.repository} (HTTP {status}).",
                 hint="Set CALLBOX_REGISTRY_AUTH=user:password.",
             )
-        if status == httpx.codes.NOT_FOUND:
+        if status == HTTPStatus.NOT_FOUND:
             raise ImageError(f"{self._reference.host} has no {self._reference.repository}:{self._reference.wanted}.")
-        if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise ImageError(f"{self._reference.host} has a part in another size than it named.")
-        if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise httpx.ReadError(f"HTTP {status}")
         raise ImageError(f"{self._reference.host} answers with HTTP {status}.")
 
@@ -312,7 +313,7 @@ class Registry:
                     body += chunk
                     if len(body) > self._limits.document_bytes_max:
                         raise ImageError(f"The token service of {self._reference.host} sends too much.")
-            document: Any = json.loads(body) if answer.status_code == httpx.codes.OK else {}
+            document: Any = json.loads(body) if answer.status_code == HTTPStatus.OK else {}
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise ImageError(f"The token service of {self._reference.host} failed: {_named(error)}.") from error
         found = cast("dict[str, Any]", document) if isinstance(document, dict) else {}

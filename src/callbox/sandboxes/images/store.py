@@ -25,7 +25,7 @@ import shutil
 import stat
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -124,7 +124,7 @@ class ImageStore:
             how = (
                 "callbox setup"
                 if name == "python"
-                else "callbox image ls shows what there is; callbox setup makes python"
+                else "callbox image list shows what there is; callbox setup makes python"
             )
             raise SandboxNotFound(f"There is no image {name!r}.", hint=f"Run: {how}") from None
         return self._image(name, digest)
@@ -150,7 +150,7 @@ class ImageStore:
             try:
                 (self.folder / "names" / check_name(name)).unlink()
             except FileNotFoundError:
-                raise SandboxNotFound(f"There is no image {name!r}.", hint="callbox image ls shows them.") from None
+                raise SandboxNotFound(f"There is no image {name!r}.", hint="callbox image list shows them.") from None
 
     def name(self, name: str, digest: str) -> Image:
         """Let a name stand for an image that is here."""
@@ -161,7 +161,7 @@ class ImageStore:
         return image
 
     @contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def scratch(self) -> Generator[Path]:
         """Give a folder in the store's own file system to make things in. It is gone afterwards, with all in it."""
         path = self._made("tmp") / secrets.token_hex(8)
         path.mkdir(mode=0o700)
@@ -200,31 +200,31 @@ class ImageStore:
         rootfs.chmod(0o755)
         found = measure(rootfs, owners)
         digest = _image_digest(found, env)
-        if not (self.folder / "images" / digest / "manifest.json").is_file():
+        manifest = {
+            "version": MANIFEST_VERSION,
+            "digest": digest,
+            "tree_digest": found.digest,
+            "created_at": time.time(),
+            "size_bytes": found.size_bytes,
+            "entries": found.entries,
+            "env": dict(env),
+            "layers": list(layers),
+            "source": source,
+            "owners": None if owners is None else {path: list(owner) for path, owner in owners.items()},
+        }
+        target = self._made("images") / digest
+        if not self._renewed(target, manifest):
             with self.scratch() as work:
                 ready = work / digest
                 ready.mkdir(mode=0o755)
                 disk = ready / "disk.ext4"
                 make_disk(rootfs, disk, found, owners=owners)
                 rootfs.rename(ready / "rootfs")
-                manifest = {
-                    "version": MANIFEST_VERSION,
-                    "digest": digest,
-                    "tree_digest": found.digest,
-                    "disk_sha256": disk_sha256(disk),
-                    "created_at": time.time(),
-                    "size_bytes": found.size_bytes,
-                    "entries": found.entries,
-                    "env": dict(env),
-                    "layers": list(layers),
-                    "source": source,
-                    "owners": None if owners is None else {path: list(owner) for path, owner in owners.items()},
-                }
+                manifest["disk_sha256"] = disk_sha256(disk)
                 _write(ready / "manifest.json", json.dumps(manifest, indent=1))
                 # The name must not reach the disk before the content does.
                 run([need("sync", "coreutils"), "--file-system", str(ready)], what="Writing the image to the disk")
                 with self._locked():
-                    target = self._made("images") / digest
                     if not target.exists():
                         ready.rename(target)
         return self.name(name, digest)
@@ -243,11 +243,21 @@ class ImageStore:
         return target
 
     @contextmanager
-    def building(self) -> Iterator[None]:
+    def building(self) -> Generator[None]:
         """Keep gc from what a build uses before its image exists."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._flocked("building", fcntl.LOCK_SH):
             yield
+
+    def _renewed(self, target: Path, manifest: Mapping[str, Any]) -> bool:
+        """Where the same content is here already, write down what it was made from this time; else return False."""
+        with self._locked():
+            if not (target / "manifest.json").is_file():
+                return False
+            old = self._manifest(target.name)
+            kept = {"disk_sha256": old["disk_sha256"], "created_at": old["created_at"], "owners": old["owners"]}
+            _write(target / "manifest.json", json.dumps({**manifest, **kept}, indent=1))
+            return True
 
     def verify(self, name: str) -> Image:
         """Read all of an image and compare it with its checksums.
@@ -323,7 +333,7 @@ class ImageStore:
         try:
             raw: Any = json.loads(path.read_text())
         except FileNotFoundError:
-            raise SandboxNotFound(f"There is no image {digest[:12]}.", hint="callbox image ls shows them.") from None
+            raise SandboxNotFound(f"There is no image {digest[:12]}.", hint="callbox image list shows them.") from None
         except (ValueError, OSError) as error:
             raise ImageError(f"{path} is damaged: {error}.") from error
         if not isinstance(raw, dict):
@@ -348,13 +358,13 @@ class ImageStore:
             return True
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Generator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._flocked("lock", fcntl.LOCK_EX):
             yield
 
     @contextmanager
-    def _flocked(self, name: str, how: int) -> Iterator[None]:
+    def _flocked(self, name: str, how: int) -> Generator[None]:
         descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, how)
