@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.callbox-ready
 
-.PHONY: help demo test test-deep coverage check bench docs format clean
+.PHONY: help demo test test-deep test-sweep coverage check bench docs format clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -23,6 +23,9 @@ coverage: $(STAMP) ## the same, with the share of lines and branches that ran an
 
 test-deep: $(STAMP) ## the property tests with 10,000 examples each
 	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/properties --timeout=0
+
+test-sweep: $(STAMP) ## kill -9 at every named point of a sandbox's life, on every driver
+	@$(BIN)/python -m pytest tests/vm/test_kill_sweep.py -m vm
 
 check: $(STAMP) ## style, types, floors and purity
 	@$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support_host import leftovers
 
 from callbox.sandboxes.client import Client
 from callbox.sandboxes.home import Home
@@ -53,20 +54,3 @@ async def home(images):
         await client.aclose()
         await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
         assert leftovers(root) == []
-
-
-def leftovers(root: Path) -> list[str]:
-    """What on this host still names the folder: processes, mounts, loop devices."""
-    mark = os.fsencode(root)
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if mark in command:
-                found.append(f"{entry.name}: {command[:200]!r}")
-    found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(root) in line]
-    found += [str(each) for each in Path("/sys/block").glob("loop*/loop/backing_file") if str(root) in each.read_text()]
-    return found

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 from pathlib import Path
 
 import pytest
+from support_host import kill_machine
 
 from callbox import Sandbox, errors
 
@@ -36,17 +35,6 @@ async def said(process, count):
             if seen.count(b"\n") >= count:
                 return seen.decode().splitlines()[:count]
     raise AssertionError(seen)
-
-
-def kill_machine(place):
-    """Kill -9 every process whose command line or folder names the sandbox's folder."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if str(place) in (entry / "cmdline").read_text() + str((entry / "cwd").readlink()):
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except OSError:
-                continue
 
 
 async def test_a_command_runs_with_its_output_and_its_exit_code(box):

@@ -1,0 +1,43 @@
+"""What tests of real machines look for on the host: processes, mounts and loop devices that name a folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+
+def processes_of(place):
+    """Pids whose command line or working folder names `place`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                told = (entry / "cmdline").read_bytes() + os.fsencode((entry / "cwd").readlink())
+            except OSError:
+                continue
+            if os.fsencode(place) in told:
+                found.append(int(entry.name))
+    return found
+
+
+def kill_machine(place):
+    """Kill -9 all of them, as a host that is out of memory would."""
+    for pid in processes_of(place):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def leftovers(root):
+    """Everything on this host that still names the folder."""
+    found = []
+    for pid in processes_of(root):
+        try:
+            found.append(f"{pid}: {Path(f'/proc/{pid}/cmdline').read_bytes()[:200]!r}")
+        except OSError:
+            continue
+    found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(root) in line]
+    found += [str(each) for each in Path("/sys/block").glob("loop*/loop/backing_file") if str(root) in each.read_text()]
+    return found
