@@ -37,7 +37,9 @@ class Launch:
         rlimits: Words for `prlimit`, like ``{"nofile": 65536, "core": 0}``.
         uid, gid: Whom it runs as (with no capabilities and no-new-privileges), or None.
         cpus: Host processors that it may use while it starts, or None.
+        prepare: More lines of shell, after the mounts.
         namespace: A file that is a mount namespace to enter, instead of making one, or None.
+        keeper_file: Gets the pid of a sleeping process that keeps the mounts while the programs in there come and go.
     """
 
     machine_id: str
@@ -52,13 +54,19 @@ class Launch:
     uid: int | None = None
     gid: int | None = None
     cpus: Sequence[int] | None = None
+    prepare: Sequence[str] = ()
     namespace: int | None = None
+    keeper_file: Path | None = None
 
     def command(self) -> list[str]:
         """The whole argument vector: a tiny shell that prepares, then becomes the program."""
         # dash starts in a millisecond, an interpreter in thirty; nothing of ours runs between fork and exec.
         lines = [f"echo $$ > {shlex.quote(str(file))}" for file in self.join]
         lines += [mount.command() for mount in self.mounts]
+        lines += self.prepare
+        if self.keeper_file is not None:
+            lines.append("sleep 2147483647 < /dev/null > /dev/null 2>&1 &")
+            lines.append(f"echo $! > {shlex.quote(str(self.keeper_file))}")
         words: list[str] = []
         if self.cpus is not None:
             words += ["taskset", "--cpu-list", ",".join(map(str, self.cpus))]
