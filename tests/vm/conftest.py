@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support_host import leftovers
 
 from callbox.sandboxes.client import Client
 from callbox.sandboxes.home import Home
+from support_host import leftovers
 
 REPOSITORY = Path(__file__).parent.parent.parent
 

@@ -6,11 +6,11 @@ import asyncio
 import signal
 
 import pytest
-from support_host import kill_machine
 
 from callbox import Sandbox, errors
 from callbox.sandboxes.starting import supervisor_command
 from callbox.sandboxes.supervisor.points import POINTS
+from support_host import kill_machine
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 LIFE_S_MAX = 300.0

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from support_host import kill_machine
 
 from callbox import Sandbox, errors
+from support_host import kill_machine
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 KEEPER = (
