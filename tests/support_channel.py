@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from callbox.sandboxes.channel import Channel, Data, Handler, Incoming
+from callbox.sandboxes.channel import Channel, Data, Handler, Incoming, relay
 from callbox.sandboxes.wire import Decoder, Frame, FrameType, encode, parse_object
 
 WELCOME = {"agent": "0123456789abcdef", "generation": 0}
@@ -34,21 +34,20 @@ async def byte_pipe() -> AsyncIterator[tuple[StreamReader, StreamWriter, StreamR
 @asynccontextmanager
 async def serving(handler: Handler) -> AsyncIterator[Channel]:
     """A channel to an acceptor of ours that runs `handler`."""
-    async with byte_pipe() as (reader, writer, other_reader, other_writer), asyncio.TaskGroup() as tasks:
-        serve = tasks.create_task(Channel.serve(other_reader, other_writer, welcome=WELCOME, handler=handler))
+    async with byte_pipe() as (reader, writer, other_reader, other_writer):
+        serve = asyncio.create_task(Channel.serve(other_reader, other_writer, welcome=WELCOME, handler=handler))
         channel = await Channel.connect(reader, writer)
         try:
             yield channel
         finally:
             await channel.aclose()
             async with asyncio.timeout(10):
-                await asyncio.wait([serve])
+                await serve
 
 
 @asynccontextmanager
 async def relaying(upstream: Channel) -> AsyncIterator[Channel]:
     """A channel to an acceptor that passes everything on to `upstream`."""
-    from callbox.sandboxes.channel import relay
 
     async def pass_on(incoming: Incoming) -> Mapping[str, Any]:
         return await relay(incoming, await upstream.open(incoming.request))

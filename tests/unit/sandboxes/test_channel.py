@@ -12,6 +12,8 @@ from callbox.sandboxes.wire import PAYLOAD_BYTES_MAX, STREAMS_MAX, WINDOW_BYTES
 from support import let_others_run, until
 from support_channel import WELCOME, byte_pipe, received, relaying, serving
 
+pytestmark = pytest.mark.timeout(60)
+
 
 async def echo(incoming: Incoming) -> Mapping[str, Any]:
     """The operations that these tests ask for."""
@@ -54,7 +56,7 @@ async def echo(incoming: Incoming) -> Mapping[str, Any]:
 
 @pytest.fixture(params=["direct", "relayed"])
 async def channel(request: pytest.FixtureRequest):
-    async with asyncio.timeout(60), serving(echo) as direct:
+    async with serving(echo) as direct:
         if request.param == "direct":
             yield direct
         else:

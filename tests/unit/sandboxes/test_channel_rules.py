@@ -23,6 +23,8 @@ from callbox.sandboxes.wire import (
 from support import let_others_run
 from support_channel import RawPeer, byte_pipe, hostile_client, hostile_guest
 
+pytestmark = pytest.mark.timeout(60)
+
 DEEP = b'{"a":' + b"[" * 40 + b"]" * 40 + b"}"
 OVERSIZED = MAGIC.to_bytes(4, "big") + bytes(8) + (PAYLOAD_BYTES_MAX + 1).to_bytes(4, "big") + bytes(4)
 

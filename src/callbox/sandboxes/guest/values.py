@@ -26,7 +26,7 @@ class ExecRequest:
         id: Chosen by the host, ``[a-z0-9_-]{1,64}``. The same request with the same id does not start twice.
         argv: Program and arguments; or `shell`.
         shell: Text for ``/bin/sh -c``; or `argv`.
-        cwd: Folder it starts in.
+        cwd: Folder it starts in; None: where files are, ``/work``.
         env: Added to the environment of the image and of the sandbox.
         user: ``"box"`` (no privileges) or ``"root"``.
         stdin: ``"none"`` or ``"pipe"``.
@@ -40,7 +40,7 @@ class ExecRequest:
     id: str
     argv: Sequence[str] | None = None
     shell: str | None = None
-    cwd: str = "/work"
+    cwd: str | None = None
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     user: Literal["box", "root"] = "box"
     stdin: Literal["none", "pipe"] = "none"
@@ -53,9 +53,10 @@ class ExecRequest:
     def to_json(self) -> dict[str, Any]:
         """As the protocol wants it."""
         what: dict[str, Any] = {"shell": self.shell} if self.argv is None else {"argv": list(self.argv)}
+        if self.cwd is not None:
+            what["cwd"] = self.cwd
         return what | {
             "id": self.id,
-            "cwd": self.cwd,
             "env": dict(self.env),
             "user": self.user,
             "stdin": self.stdin,
