@@ -5,12 +5,8 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"os"
-	"path"
 	"strconv"
-	"strings"
 	"syscall"
-	"unsafe"
 
 	"callbox.dev/guest/operation"
 )
@@ -42,50 +38,31 @@ func mkdir(_ operation.Stream, request json.RawMessage) (any, error) {
 		return nil, err
 	}
 	defer at.close()
-	err = at.try(func(relative string) error {
-		return makeFolder(at.root, strings.TrimRight(relative, "/"), mode, wanted.Parents == nil || *wanted.Parents)
+	parents := wanted.Parents == nil || *wanted.Parents
+	err = at.find(how{last: true, make: parents}, func(in *folder, name string) error {
+		return in.makeFolder(name, mode, parents)
 	})
 	return empty{}, failure(wanted.Path, err)
 }
 
-// makeFolder makes the last folder with the exact mode, and with parents those on the way.
-func makeFolder(root *os.Root, relative string, mode uint32, parents bool) error {
-	if parents {
-		if err := root.MkdirAll(path.Dir(relative), 0o755); err != nil {
-			return err
-		}
-	}
-	err := root.Mkdir(relative, fs.FileMode(mode&0o777))
+// makeFolder makes a folder with the exact mode; with `there`, one that is there already is fine.
+func (f *folder) makeFolder(name string, mode uint32, there bool) error {
+	err := f.mkdir(name, mode)
 	if err == nil {
-		// The umask took some bits. The folder is reached by its descriptor: its name may mean another one by now.
-		made, err := root.OpenRoot(relative)
+		// The umask took some bits. The folder is entered first: its name may mean another one by now.
+		made, err := f.enter(name)
 		if err != nil {
 			return err
 		}
-		defer made.Close()
-		return made.Chmod(".", osMode(mode))
+		defer made.close()
+		return made.chmod(mode)
 	}
-	if parents && errors.Is(err, fs.ErrExist) {
-		info, looked := root.Stat(relative)
-		if looked != nil {
-			return looked
-		}
-		if info.IsDir() {
+	if there && errors.Is(err, syscall.EEXIST) {
+		if found, looked := f.status(name); looked == nil && found.isFolder() {
 			return nil
 		}
 	}
 	return err
-}
-
-// osMode translates the kernel's bits: package os keeps three of them elsewhere.
-func osMode(mode uint32) fs.FileMode {
-	made := fs.FileMode(mode & 0o777)
-	for bit, named := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if mode&bit != 0 {
-			made |= named
-		}
-	}
-	return made
 }
 
 func move(_ operation.Stream, request json.RawMessage) (any, error) {
@@ -110,12 +87,12 @@ func move(_ operation.Stream, request json.RawMessage) (any, error) {
 	if err != nil {
 		return nil, failure(wanted.From, err)
 	}
-	defer source.close()
+	defer source.folder.close()
 	target, err := to.anchor()
 	if err != nil {
 		return nil, failure(wanted.To, err)
 	}
-	defer target.close()
+	defer target.folder.close()
 	err = from.as.do(func() error { return source.rename(target, wanted.Overwrite) })
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -128,31 +105,20 @@ func move(_ operation.Stream, request json.RawMessage) (any, error) {
 
 // anchor is a name in a folder that is held open.
 type anchor struct {
-	folder *os.File
+	folder *folder
 	base   string
 }
-
-func (a *anchor) close() { a.folder.Close() }
 
 // anchor opens the folder that the last component of a place is in; a symlink there is not followed.
 func (p *place) anchor() (*anchor, error) {
 	made := &anchor{}
-	err := p.try(func(relative string) error {
-		relative = path.Clean(relative)
-		made.base = path.Base(relative)
-		if made.base == "." || made.base == ".." {
+	err := p.find(how{}, func(in *folder, name string) error {
+		if name == "." {
 			return operation.Fail("bad_request", p.name(p.path)+" is the whole folder")
 		}
-		folder, err := p.root.Open(path.Dir(relative))
-		if err != nil {
-			return err
-		}
-		if info, err := folder.Stat(); err != nil || !info.IsDir() {
-			folder.Close()
-			return errors.Join(err, syscall.ENOTDIR)
-		}
-		made.folder = folder
-		return nil
+		held, err := in.again()
+		made.folder, made.base = held, name
+		return err
 	})
 	return made, err
 }
@@ -162,37 +128,19 @@ func (a *anchor) rename(target *anchor, overwrite bool) error {
 	if overwrite {
 		flags = 0
 	}
-	err := renameAt(a, target, flags)
+	err := a.folder.rename(a.base, target.folder, target.base, flags)
 	if overwrite || !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOSYS) {
 		return err
 	}
 	// A file system that cannot refuse by itself: somebody inside may then make the target in between.
-	info, looked := os.Lstat("/proc/self/fd/" + strconv.Itoa(int(target.folder.Fd())) + "/" + target.base)
-	if looked == nil && info != nil {
+	_, looked := target.folder.status(target.base)
+	if looked == nil {
 		return syscall.EEXIST
 	}
-	if !errors.Is(looked, fs.ErrNotExist) {
+	if !errors.Is(looked, syscall.ENOENT) {
 		return looked
 	}
-	return renameAt(a, target, 0)
-}
-
-func renameAt(from, to *anchor, flags uintptr) error {
-	source, err := syscall.BytePtrFromString(from.base)
-	if err != nil {
-		return err
-	}
-	target, err := syscall.BytePtrFromString(to.base)
-	if err != nil {
-		return err
-	}
-	_, _, code := syscall.Syscall6(
-		renameAt2, from.folder.Fd(), uintptr(unsafe.Pointer(source)), to.folder.Fd(), uintptr(unsafe.Pointer(target)), flags, 0,
-	)
-	if code != 0 {
-		return code
-	}
-	return nil
+	return a.folder.rename(a.base, target.folder, target.base, 0)
 }
 
 func remove(stream operation.Stream, request json.RawMessage) (any, error) {
@@ -210,21 +158,14 @@ func remove(stream operation.Stream, request json.RawMessage) (any, error) {
 	}
 	defer at.close()
 	job := remover{stream: stream}
-	err = at.try(func(relative string) error {
-		relative = path.Clean(relative)
-		base := path.Base(relative)
-		if base == "." || base == ".." {
+	err = at.find(how{}, func(in *folder, name string) error {
+		if name == "." {
 			return operation.Fail("bad_request", wanted.Path+" is the whole folder")
 		}
-		folder, err := at.root.OpenRoot(path.Dir(relative))
-		if err != nil {
-			return err
-		}
-		defer folder.Close()
 		if !wanted.Recursive {
-			return job.one(folder, base)
+			return job.one(in, name)
 		}
-		return job.whole(folder, base)
+		return job.whole(in, name)
 	})
 	if wanted.MissingOK && errors.Is(err, fs.ErrNotExist) {
 		err = nil
@@ -241,68 +182,66 @@ func remove(stream operation.Stream, request json.RawMessage) (any, error) {
 type remover struct {
 	stream  operation.Stream
 	removed int
-	top     *anchor
+	top     *folder
 	lifted  []string // folders moved up into top, still to be removed
 	names   int
 }
 
-func (r *remover) one(folder *os.Root, base string) error {
-	err := folder.Remove(base)
+func (r *remover) one(in *folder, name string) error {
+	err := in.unlink(name)
+	if errors.Is(err, syscall.EISDIR) {
+		err = in.rmdir(name)
+	}
 	if err == nil {
 		r.removed++
 	}
 	return err
 }
 
-func (r *remover) whole(folder *os.Root, base string) error {
-	here, err := folder.Open(".")
-	if err != nil {
-		return err
-	}
-	defer here.Close()
-	r.top = &anchor{folder: here}
-	if err := r.tree(folder, base, 0); err != nil {
+func (r *remover) whole(in *folder, name string) error {
+	r.top = in
+	if err := r.tree(in, name, 0); err != nil {
 		return err
 	}
 	for len(r.lifted) > 0 {
 		next := r.lifted[len(r.lifted)-1]
 		r.lifted = r.lifted[:len(r.lifted)-1]
-		if err := r.tree(folder, next, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := r.tree(in, next, 0); err != nil && !errors.Is(err, syscall.ENOENT) {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *remover) tree(folder *os.Root, base string, depth int) error {
+func (r *remover) tree(in *folder, name string, depth int) error {
 	if err := r.stream.Context().Err(); err != nil {
 		return err
 	}
-	info, err := folder.Lstat(base)
+	found, err := in.status(name)
 	if err != nil {
 		return err
 	}
-	if !info.IsDir() {
-		return r.one(folder, base)
+	if !found.isFolder() {
+		return r.one(in, name)
 	}
-	inside, err := folder.OpenRoot(base)
-	if err != nil {
-		return err
-	}
-	defer inside.Close()
 	if depth >= removeDepthMax {
-		return r.lift(folder, base)
+		return r.lift(in, name)
 	}
+	inside, err := in.enter(name)
+	if err != nil {
+		return err
+	}
+	defer inside.close()
 	if err := r.contents(inside, depth); err != nil {
 		return err
 	}
-	return r.one(folder, base)
+	return r.one(in, name)
 }
 
 // contents removes what is in a folder, in rounds: what was removed changes what a directory stream says next.
-func (r *remover) contents(inside *os.Root, depth int) error {
+func (r *remover) contents(inside *folder, depth int) error {
 	for {
-		listing, err := inside.Open(".")
+		listing, err := inside.listing()
 		if err != nil {
 			return err
 		}
@@ -315,7 +254,7 @@ func (r *remover) contents(inside *os.Root, depth int) error {
 			return err
 		}
 		for _, name := range names {
-			if err := r.tree(inside, name, depth+1); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := r.tree(inside, name, depth+1); err != nil && !errors.Is(err, syscall.ENOENT) {
 				return err
 			}
 		}
@@ -323,17 +262,12 @@ func (r *remover) contents(inside *os.Root, depth int) error {
 }
 
 // lift moves a folder that is too deep beside the tree's top, to be removed from there.
-func (r *remover) lift(folder *os.Root, base string) error {
-	here, err := folder.Open(".")
-	if err != nil {
-		return err
-	}
-	defer here.Close()
+func (r *remover) lift(in *folder, name string) error {
 	r.names++
-	name := temporaryPrefix + "removed-" + strconv.Itoa(r.names)
-	if err := renameAt(&anchor{here, base}, &anchor{r.top.folder, name}, renameNoReplace); err != nil {
+	lifted := temporaryPrefix + "removed-" + strconv.Itoa(r.names)
+	if err := in.rename(name, r.top, lifted, 0); err != nil {
 		return err
 	}
-	r.lifted = append(r.lifted, name)
+	r.lifted = append(r.lifted, lifted)
 	return nil
 }

@@ -2,9 +2,8 @@ package files
 
 import (
 	"encoding/json"
-	"io/fs"
 	"os"
-	"path"
+	pathpkg "path"
 	"syscall"
 
 	"callbox.dev/guest/operation"
@@ -23,31 +22,31 @@ type entry struct {
 	Target  string `json:"target,omitempty"`
 }
 
-// describe makes an entry; readlink is asked for a symlink's target, which may be gone by then.
-func describe(name string, info fs.FileInfo, readlink func() (string, error)) entry {
+// describe makes an entry. A symlink's target is read after the fact; it may be gone by then.
+func describe(path string, found *status, in *folder) entry {
 	made := entry{
-		Path:    name,
-		Name:    path.Base(name),
-		Type:    kind(info.Mode()),
-		Size:    info.Size(),
-		ModTime: info.ModTime().UnixNano(),
+		Path:    path,
+		Name:    pathpkg.Base(path),
+		Type:    found.kind(),
+		Size:    found.Size,
+		Mode:    found.Mode & 0o7777,
+		ModTime: found.Mtim.Nano(),
+		UID:     found.Uid,
+		GID:     found.Gid,
 	}
-	if native, ok := info.Sys().(*syscall.Stat_t); ok {
-		made.Mode, made.UID, made.GID = native.Mode&0o7777, native.Uid, native.Gid
-	}
-	if made.Type == "symlink" && readlink != nil {
-		made.Target, _ = readlink()
+	if found.isLink() {
+		made.Target, _ = in.readlink(found.name)
 	}
 	return made
 }
 
-func kind(mode fs.FileMode) string {
-	switch mode.Type() {
-	case 0:
+func (s *status) kind() string {
+	switch {
+	case s.isFile():
 		return "file"
-	case fs.ModeDir:
+	case s.isFolder():
 		return "directory"
-	case fs.ModeSymlink:
+	case s.isLink():
 		return "symlink"
 	}
 	return "other"
@@ -67,17 +66,13 @@ func stat(_ operation.Stream, request json.RawMessage) (any, error) {
 	}
 	defer at.close()
 	var found entry
-	err = at.try(func(relative string) error {
-		look := at.root.Stat
-		if wanted.Follow != nil && !*wanted.Follow {
-			look = at.root.Lstat
+	follow := wanted.Follow == nil || *wanted.Follow
+	err = at.find(how{last: follow}, func(in *folder, name string) error {
+		status, err := in.status(name)
+		if err == nil {
+			found = describe(at.name(at.path), status, in)
 		}
-		info, err := look(relative)
-		if err != nil {
-			return err
-		}
-		found = describe(at.name(at.path), info, func() (string, error) { return at.root.Readlink(relative) })
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, failure(wanted.Path, err)
@@ -89,35 +84,50 @@ func stat(_ operation.Stream, request json.RawMessage) (any, error) {
 
 // regular opens a file for reading and refuses everything else. A FIFO or a terminal would make the reader wait for ever,
 // and opening a device can do things: so it is looked at first, opened without waiting, and looked at again.
-func regular(root *os.Root, relative string) (*os.File, fs.FileInfo, error) {
-	info, err := root.Stat(relative)
+func (f *folder) regular(name string) (*os.File, error) {
+	found, err := f.status(name)
 	if err == nil {
-		err = refuse(info)
+		err = found.refuse()
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	file, err := root.OpenFile(relative, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+	file, err := f.open(name, syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	info, err = file.Stat()
-	if err == nil {
-		err = refuse(info)
-	}
-	if err != nil {
+	if err := refuseFile(file); err != nil {
 		file.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	return file, info, nil
+	return file, nil
 }
 
-func refuse(info fs.FileInfo) error {
+// read opens the file that the place is.
+func (p *place) read() (*os.File, error) {
+	var found *os.File
+	err := p.again(func(in *folder, name string) error {
+		file, err := in.regular(name)
+		found = file
+		return err
+	})
+	return found, err
+}
+
+func (s *status) refuse() error {
 	switch {
-	case info.Mode().IsRegular():
+	case s.isFile():
 		return nil
-	case info.IsDir():
+	case s.isFolder():
 		return syscall.EISDIR
 	}
-	return operation.Fail("bad_request", info.Name()+" is not a regular file")
+	return operation.Fail("bad_request", s.name+" is not a regular file")
+}
+
+func refuseFile(file *os.File) error {
+	opened := &status{name: file.Name()}
+	if err := syscall.Fstat(int(file.Fd()), &opened.Stat_t); err != nil {
+		return err
+	}
+	return opened.refuse()
 }

@@ -41,13 +41,10 @@ func failure(path string, err error) error {
 	}
 	var known *operation.Failure
 	if errors.As(err, &known) {
+		if known == errEscapes {
+			return operation.Fail(known.Code, path+" leaves the folders that are open to it")
+		}
 		return known
-	}
-	if escapes(err) {
-		return operation.Fail("path_escapes", path+" leaves the folders that are open to it")
-	}
-	if notFolder(err) {
-		return operation.Fail("not_a_directory", path+" is not a folder")
 	}
 	for _, each := range codes {
 		if errors.Is(err, each.cause) {
@@ -55,22 +52,6 @@ func failure(path string, err error) error {
 		}
 	}
 	return err
-}
-
-// escapes recognises os.Root's refusal, which has no exported value.
-func escapes(err error) bool { return innermost(err).Error() == "path escapes from parent" }
-
-// notFolder recognises what os.OpenRoot says of a file.
-func notFolder(err error) bool { return innermost(err).Error() == "not a directory" }
-
-func innermost(err error) error {
-	for {
-		next := errors.Unwrap(err)
-		if next == nil {
-			return err
-		}
-		err = next
-	}
 }
 
 // reason is the kernel's part of an error: the rest names paths as the agent sees them.

@@ -1,3 +1,8 @@
 package files
 
-const renameAt2 = 316
+import "syscall"
+
+const (
+	fstatAt   = syscall.SYS_NEWFSTATAT
+	renameAt2 = 316
+)

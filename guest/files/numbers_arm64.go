@@ -1,3 +1,8 @@
 package files
 
-const renameAt2 = 276
+import "syscall"
+
+const (
+	fstatAt   = syscall.SYS_FSTATAT
+	renameAt2 = 276
+)

@@ -1,14 +1,13 @@
 package files
 
 import (
-	"os"
+	"errors"
 	"path"
 	"strings"
+	"syscall"
 
 	"callbox.dev/guest/operation"
 )
-
-const linksMax = 40
 
 // area is a folder that requests are confined to.
 type area struct {
@@ -33,7 +32,7 @@ func newSetup(work string, uid, gid int) setup {
 
 // place is one path of a request: a root, and what remains beneath it.
 type place struct {
-	root *os.Root
+	root *folder
 	area area
 	path string // relative to the root; "." for itself
 	as   credentials
@@ -64,7 +63,7 @@ func (s setup) open(requested, as string) (*place, error) {
 		if climbs(rest) {
 			break
 		}
-		root, err := os.OpenRoot(each.folder)
+		root, err := openFolder(each.folder)
 		if err != nil {
 			return nil, failure(requested, err)
 		}
@@ -73,7 +72,7 @@ func (s setup) open(requested, as string) (*place, error) {
 	return nil, operation.Fail("path_escapes", requested+" leaves the folders that are open to it")
 }
 
-// climbs says that ".." leads out whatever the folders are. The rest is os.Root's to judge.
+// climbs says that ".." leads out whatever the folders are. The rest is for the walk to judge.
 func climbs(relative string) bool {
 	depth := 0
 	for part := range strings.SplitSeq(relative, "/") {
@@ -91,7 +90,7 @@ func climbs(relative string) bool {
 	return false
 }
 
-// beneath says what of a path remains within a folder. "..", which may cross a symlink, is left for os.Root to judge.
+// beneath says what of a path remains within a folder. "..", which may cross a symlink, is left for the walk to judge.
 func beneath(folder, full string) (string, bool) {
 	if folder != "/" {
 		if full != folder && !strings.HasPrefix(full, folder+"/") {
@@ -106,98 +105,53 @@ func beneath(folder, full string) (string, bool) {
 	return rest, true
 }
 
-func (p *place) close() { p.root.Close() }
+func (p *place) close() { p.root.close() }
 
 // name is the absolute path that the host is told for something beneath the root.
 func (p *place) name(relative string) string { return path.Join(p.area.name, relative) }
 
-// try runs work on the place with its credentials, and again when an absolute symlink on the way only seemed to leave
-// the root. os.Root refuses all absolute links; those that lead back in are spelled out, which is only a hint: whatever
-// a racing process makes of them, the work goes through the root again.
-func (p *place) try(work func(relative string) error) error {
+// find walks to the place with its credentials, and then runs work on the name in its folder.
+func (p *place) find(how how, work func(in *folder, name string) error) error {
 	return p.as.do(func() error {
-		relative := p.path
-		for range linksMax {
-			err := work(relative)
-			if err == nil || !escapes(err) {
-				return err
-			}
-			spelled, found := p.spell(relative)
-			if !found {
-				return err
-			}
-			relative = spelled
+		in, name, err := p.root.walk(p.area.folder, p.path, how)
+		if err != nil {
+			return err
 		}
-		return operation.Fail("path_escapes", p.name(p.path)+" has too many links")
+		defer in.close()
+		return work(in, name)
 	})
 }
 
-// spell replaces the first absolute symlink that leads into the same root.
-func (p *place) spell(relative string) (string, bool) {
-	parts := strings.Split(relative, "/")
-	for count := range parts {
-		here := strings.Join(parts[:count+1], "/")
-		info, err := p.root.Lstat(here)
-		if err != nil {
-			return "", false
-		}
-		if info.Mode()&os.ModeSymlink == 0 {
-			continue
-		}
-		target, err := p.root.Readlink(here)
-		if err != nil {
-			return "", false
-		}
-		rest := strings.Join(parts[count+1:], "/")
-		if !strings.HasPrefix(target, "/") {
-			// A relative link: what it leads to may be or pass an absolute one.
-			return p.follow(path.Dir(here)+"/"+target, rest)
-		}
-		inside, ok := beneath(p.area.folder, path.Clean(target))
-		if !ok {
-			return "", false
-		}
-		return path.Join(inside, rest), true
-	}
-	return "", false
+// enter opens the folder that the place is. One that turns into a symlink meanwhile is followed again.
+func (p *place) enter() (*folder, error) {
+	var found *folder
+	err := p.again(func(in *folder, name string) error {
+		inside, err := in.enter(name)
+		found = inside
+		return err
+	})
+	return found, err
 }
 
-func (p *place) follow(target, rest string) (string, bool) {
-	cleaned := path.Join(target, rest)
-	return cleaned, cleaned != ".." && !strings.HasPrefix(cleaned, "../")
+// again is find for what is done to what a link leads to: the link may have come after the walk.
+func (p *place) again(work func(in *folder, name string) error) error {
+	var err error
+	for range retriesMax {
+		err = p.find(how{last: true}, func(in *folder, name string) error {
+			failed := work(in, name)
+			if failed != nil {
+				if found, looked := in.status(name); looked == nil && found.isLink() {
+					return errLinked
+				}
+			}
+			return failed
+		})
+		if !errors.Is(err, errLinked) {
+			return err
+		}
+	}
+	return syscall.EBUSY
 }
 
-// final is the path that writing to a place changes: symlinks at its end are followed as open(2) would.
-// What leads out of the root is refused, here or when the path is used.
-func (p *place) final(relative string) (string, error) {
-	for range linksMax {
-		info, err := p.root.Lstat(relative)
-		if err != nil {
-			if os.IsNotExist(err) {
-				return relative, nil
-			}
-			return "", err
-		}
-		if info.Mode()&os.ModeSymlink == 0 {
-			return relative, nil
-		}
-		target, err := p.root.Readlink(relative)
-		if err != nil {
-			return "", err
-		}
-		if strings.HasPrefix(target, "/") {
-			inside, ok := beneath(p.area.folder, path.Clean(target))
-			if !ok {
-				break
-			}
-			relative = inside
-			continue
-		}
-		next := path.Join(path.Dir(relative), target)
-		if next == ".." || strings.HasPrefix(next, "../") {
-			break
-		}
-		relative = next
-	}
-	return "", operation.Fail("path_escapes", p.name(p.path)+" leaves the folders that are open to it")
-}
+// errLinked says that what was a file or folder is a symlink by now.
+var errLinked = errors.New("it has become a link")

@@ -34,12 +34,7 @@ func read(stream operation.Stream, request json.RawMessage) (any, error) {
 		return nil, err
 	}
 	defer at.close()
-	var file *os.File
-	err = at.try(func(relative string) error {
-		opened, _, err := regular(at.root, relative)
-		file = opened
-		return err
-	})
+	file, err := at.read()
 	if err != nil {
 		return nil, failure(wanted.Path, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"callbox.dev/guest/operation"
@@ -117,26 +118,21 @@ func chooser(pattern string) (func(string) bool, error) {
 
 // run searches the place itself if it is a file, else everything beneath.
 func (s *searcher) run(chosen func(string) bool) error {
-	var file *os.File
-	err := s.at.try(func(relative string) error {
-		opened, _, err := regular(s.at.root, relative)
-		file = opened
-		return err
-	})
+	file, err := s.at.read()
 	if err == nil {
 		return s.file(file, s.at.name(s.at.path))
 	}
-	if reason(err) != "is a directory" {
+	if !errors.Is(err, syscall.EISDIR) {
 		return err
 	}
 	w := &walker{stream: s.stream, at: s.at, descend: func(item) bool { return true }}
 	w.visit = func(found item) error {
-		if !found.info.Mode().IsRegular() || !chosen(found.relative) {
+		if !found.status.isFile() || !chosen(found.relative) {
 			return nil
 		}
 		var file *os.File
 		err := s.at.as.do(func() error {
-			opened, _, err := regular(found.folder, found.info.Name())
+			opened, err := found.in.regular(found.status.name)
 			file = opened
 			return err
 		})

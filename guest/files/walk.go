@@ -5,9 +5,10 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
+	"strings"
+	"syscall"
 
 	"callbox.dev/guest/operation"
 )
@@ -60,42 +61,37 @@ type walker struct {
 type item struct {
 	relative string
 	depth    int
-	info     fs.FileInfo
-	folder   *os.Root
+	status   *status
+	in       *folder
 }
 
 // walk begins at the place itself, which is a folder.
 func (w *walker) walk() error {
-	var folder *os.Root
-	err := w.at.try(func(relative string) error {
-		opened, err := w.at.root.OpenRoot(relative)
-		folder = opened
-		return err
-	})
+	folder, err := w.at.enter()
 	if err != nil {
 		return err
 	}
-	defer folder.Close()
+	defer folder.close()
 	return w.folder(folder, "", 1)
 }
 
-func (w *walker) folder(folder *os.Root, relative string, depth int) error {
-	infos, err := w.read(folder)
+func (w *walker) folder(in *folder, relative string, depth int) error {
+	all, err := w.read(in)
 	if err != nil {
 		return err
 	}
-	for _, info := range infos {
+	for _, each := range all {
 		if err := w.stream.Context().Err(); err != nil {
 			return err
 		}
 		if w.visited++; w.visited > visitedMax {
 			return errEnough
 		}
-		found := item{path.Join(relative, info.Name()), depth, info, folder}
+		found := item{path.Join(relative, each.name), depth, each, in}
 		if err := w.visit(found); err != nil {
 			return err
 		}
-		if !info.IsDir() || depth >= depthMost || !w.descend(found) {
+		if !each.isFolder() || depth >= depthMost || !w.descend(found) {
 			continue
 		}
 		if err := w.enter(found); err != nil {
@@ -107,36 +103,35 @@ func (w *walker) folder(folder *os.Root, relative string, depth int) error {
 
 // enter reads a subfolder. One that is gone, or not ours to read, is left out: the rest is still wanted.
 func (w *walker) enter(found item) error {
-	var inside *os.Root
+	var inside *folder
 	err := w.at.as.do(func() error {
-		opened, err := found.folder.OpenRoot(found.info.Name())
-		inside = opened
+		entered, err := found.in.enter(found.status.name)
+		inside = entered
 		return err
 	})
 	if err == nil {
-		defer inside.Close()
+		defer inside.close()
 		err = w.folder(inside, found.relative, found.depth+1)
 	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || err != nil && escapes(err) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) {
 		return nil
 	}
 	return err
 }
 
-func (w *walker) read(folder *os.Root) ([]fs.FileInfo, error) {
-	var infos []fs.FileInfo
+func (w *walker) read(in *folder) ([]*status, error) {
+	var all []*status
 	err := w.at.as.do(func() error {
-		listing, err := folder.Open(".")
+		listing, err := in.listing()
 		if err != nil {
 			return err
 		}
 		defer listing.Close()
 		for {
-			found, err := listing.ReadDir(batchEntries)
-			for _, each := range found {
-				// Of a file opened in a Root this was read with the folder's descriptor.
-				if info, err := each.Info(); err == nil {
-					infos = append(infos, info)
+			names, err := listing.Readdirnames(batchEntries)
+			for _, name := range names {
+				if found, err := in.status(name); err == nil {
+					all = append(all, found)
 				}
 			}
 			if errors.Is(err, io.EOF) {
@@ -145,7 +140,7 @@ func (w *walker) read(folder *os.Root) ([]fs.FileInfo, error) {
 			if err != nil {
 				return err
 			}
-			if len(infos) > folderEntriesMax {
+			if len(all) > folderEntriesMax {
 				return operation.Fail("too_large", "a folder has too many entries")
 			}
 			if err := w.stream.Context().Err(); err != nil {
@@ -153,24 +148,20 @@ func (w *walker) read(folder *os.Root) ([]fs.FileInfo, error) {
 			}
 		}
 	})
-	slices.SortFunc(infos, func(a, b fs.FileInfo) int {
-		if a.Name() < b.Name() {
-			return -1
-		}
-		return 1
-	})
-	return infos, err
+	slices.SortFunc(all, func(a, b *status) int { return strings.Compare(a.name, b.name) })
+	return all, err
 }
 
 // entry describes what was found.
-func (w *walker) entry(found item) entry {
-	return describe(w.at.name(path.Join(w.at.path, found.relative)), found.info, func() (target string, err error) {
-		err = w.at.as.do(func() error {
-			target, err = found.folder.Readlink(found.info.Name())
-			return err
-		})
-		return target, err
-	})
+func (w *walker) entry(found item) (made entry) {
+	describeIt := func() error {
+		made = describe(w.at.name(path.Join(w.at.path, found.relative)), found.status, found.in)
+		return nil
+	}
+	if !found.status.isLink() || w.at.as.do(describeIt) != nil {
+		_ = describeIt()
+	}
+	return made
 }
 
 func list(stream operation.Stream, request json.RawMessage) (any, error) {

@@ -148,7 +148,7 @@ func (w *watcher) arm(relative string, tell bool) error {
 		if tell {
 			w.say(change{Kind: "created", Path: w.name(name)})
 		}
-		if found.info.IsDir() && w.recursive {
+		if found.status.isFolder() && w.recursive {
 			return ignoreGone(w.one(name))
 		}
 		return nil
@@ -168,8 +168,13 @@ func (w *watcher) name(relative string) string { return w.at.name(path.Join(w.at
 // one watches one folder.
 func (w *watcher) one(relative string) error {
 	at := w.below(relative)
-	return at.try(func(inner string) error {
-		folder, err := at.root.OpenFile(inner, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
+	return at.again(func(in *folder, name string) error {
+		entered, err := in.enter(name)
+		if err != nil {
+			return err
+		}
+		defer entered.close()
+		folder, err := entered.listing()
 		if err != nil {
 			return err
 		}
@@ -299,7 +304,7 @@ func (w *watcher) flush() error {
 // ignoreGone is for folders that were removed, swapped or closed to us before they were looked at.
 func ignoreGone(err error) error {
 	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) ||
-		errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) || escapes(err) {
+		errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) || errors.Is(err, errEscapes) {
 		return nil
 	}
 	return err

@@ -11,7 +11,6 @@ import (
 	"hash"
 	"io"
 	"os"
-	"path"
 	"strings"
 	"syscall"
 
@@ -62,7 +61,7 @@ type writer struct {
 	wanted writeRequest
 	digest hash.Hash
 
-	folder    *os.Root // where the target is: renamed or swapped folders change nothing from here on
+	folder    *folder // where the target is: renamed or swapped folders change nothing from here on
 	base      string
 	temporary string // name in folder; "" once it is gone
 	file      *os.File
@@ -70,7 +69,11 @@ type writer struct {
 }
 
 func (w *writer) run(stream operation.Stream) (moved, error) {
-	if err := w.at.try(w.begin); err != nil {
+	if strings.HasSuffix(w.wanted.Path, "/") {
+		return moved{}, syscall.EISDIR
+	}
+	parents := w.wanted.MakeParents == nil || *w.wanted.MakeParents
+	if err := w.at.find(how{last: true, make: parents}, w.begin); err != nil {
 		return moved{}, err
 	}
 	if err := w.receive(stream); err != nil {
@@ -94,45 +97,31 @@ func (w *writer) run(stream operation.Stream) (moved, error) {
 	return moved{size, digest}, nil
 }
 
-// begin opens the folder and makes the temporary file in it.
-func (w *writer) begin(relative string) error {
-	if strings.HasSuffix(relative, "/") {
+// begin makes the temporary file where the target is, or will be.
+func (w *writer) begin(in *folder, name string) error {
+	if name == "." {
 		return syscall.EISDIR
 	}
-	target, err := w.at.final(relative)
+	folder, err := in.again()
 	if err != nil {
 		return err
 	}
-	directory := path.Dir(target)
-	w.base = path.Base(target)
-	if w.base == "." || w.base == ".." || w.base == "/" {
-		return syscall.EISDIR
-	}
-	if w.wanted.MakeParents == nil || *w.wanted.MakeParents {
-		if err := w.at.root.MkdirAll(directory, 0o755); err != nil {
-			return err
-		}
-	}
-	folder, err := w.at.root.OpenRoot(directory)
-	if err != nil {
-		return err
-	}
-	w.folder = folder
+	w.folder, w.base = folder, name
 	if err := w.admit(); err != nil {
 		return err
 	}
-	name := temporaryPrefix + rand.Text() + ".tmp"
-	w.file, err = folder.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	temporary := temporaryPrefix + rand.Text() + ".tmp"
+	w.file, err = folder.open(temporary, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	w.temporary = name
+	w.temporary = temporary
 	return nil
 }
 
 // admit refuses early what the end would refuse: the host would send everything in vain.
 func (w *writer) admit() error {
-	info, err := w.folder.Lstat(w.base)
+	found, err := w.folder.status(w.base)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
@@ -141,7 +130,7 @@ func (w *writer) admit() error {
 	case w.wanted.Exclusive:
 		return syscall.EEXIST
 	}
-	return refuse(info)
+	return found.refuse()
 }
 
 // receive takes the body. What is only zeros is not written: sparse files stay sparse.
@@ -184,12 +173,12 @@ func (w *writer) replace() error {
 		}
 		if w.wanted.Exclusive {
 			// A link is only made where nothing is: that is what makes it exclusive.
-			if err := w.folder.Link(w.temporary, w.base); err != nil {
+			if err := w.folder.link(w.temporary, w.base); err != nil {
 				return err
 			}
 			w.remove()
 		} else {
-			if err := w.folder.Rename(w.temporary, w.base); err != nil {
+			if err := w.folder.rename(w.temporary, w.folder, w.base, 0); err != nil {
 				return err
 			}
 			w.temporary = ""
@@ -205,13 +194,13 @@ func (w *writer) append(ctx context.Context) (int64, error) {
 	if w.wanted.Exclusive {
 		flags |= os.O_EXCL
 	}
-	mode := os.FileMode(0o644)
+	mode := uint32(0o644)
 	if w.wanted.Mode != nil {
-		mode = os.FileMode(*w.wanted.Mode & 0o777)
+		mode = *w.wanted.Mode & 0o777
 	}
 	var target *os.File
 	err := w.at.as.do(func() error {
-		opened, err := w.folder.OpenFile(w.base, flags, mode)
+		opened, err := w.folder.open(w.base, flags, mode)
 		target = opened
 		return err
 	})
@@ -221,7 +210,7 @@ func (w *writer) append(ctx context.Context) (int64, error) {
 	defer target.Close()
 	info, err := target.Stat()
 	if err == nil {
-		err = refuse(info)
+		err = refuseFile(target)
 	}
 	if err == nil {
 		_, err = w.file.Seek(0, io.SeekStart)
@@ -241,7 +230,7 @@ func (w *writer) append(ctx context.Context) (int64, error) {
 
 // remove deletes the temporary file; errors leave it to discard.
 func (w *writer) remove() {
-	if w.temporary != "" && w.folder.Remove(w.temporary) == nil {
+	if w.temporary != "" && w.folder.unlink(w.temporary) == nil {
 		w.temporary = ""
 	}
 }
@@ -258,7 +247,7 @@ func (w *writer) discard() {
 		w.remove()
 		return nil
 	})
-	w.folder.Close()
+	w.folder.close()
 }
 
 // contextReader stops a copy when the host has given up.
@@ -275,8 +264,8 @@ func (c contextReader) Read(p []byte) (int, error) {
 }
 
 // syncFolder makes names durable. File systems that cannot (EINVAL) keep none across a crash anyway.
-func syncFolder(folder *os.Root) error {
-	opened, err := folder.Open(".")
+func syncFolder(folder *folder) error {
+	opened, err := folder.listing()
 	if err != nil {
 		// A folder may be written to and not read.
 		return nil
