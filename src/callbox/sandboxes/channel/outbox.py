@@ -116,8 +116,8 @@ class Outbox:
         with suppress(OSError, TimeoutError, NotImplementedError):
             async with asyncio.timeout(timeout_s):
                 await self._writer.wait_closed()
-                return
-        self._transport.abort()
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
 
     def _append(self, head: bytes, payload: bytes | memoryview) -> None:
         self._batch.append(head)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from asyncio import to_thread
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 
@@ -30,6 +31,9 @@ ENTRIES_MAX: Final = 100_000
 
 MATCHES_MAX: Final = 100_000
 """Matches that one search may bring into the host's memory."""
+
+_LARGE_BYTES: Final = 1_048_576
+"""From here on a checksum would hold up the event loop."""
 
 # `Guest.list` would hide the builtin in the annotations below.
 Entries = list[Entry]
@@ -192,11 +196,9 @@ class Guest:
         """Write a file: all of it or nothing. The guest's checksum is compared with ours."""
         fields: dict[str, Any] = {"path": path, "mode": mode, "append": append}
         fields |= {"make_parents": make_parents, "exclusive": exclusive}
-        sha256, size = hashlib.sha256(), 0
         if isinstance(content, bytes):
-            if not append:
-                fields["sha256"] = hashlib.sha256(content).hexdigest()
-            content = [content]
+            return await self._write_whole(content, fields, as_root)
+        sha256, size = hashlib.sha256(), 0
         async with await self._open_file("fs.write", as_root, **fields) as stream:
             async for piece in _pieces(content):
                 sha256.update(piece)
@@ -204,10 +206,7 @@ class Guest:
                 await stream.send(piece)
             await stream.end()
             reply = Reply("fs.write", await stream.result())
-        written = Written(size=reply.integer("size"), sha256=reply.sha256("sha256"))
-        if not append and written != Written(size=size, sha256=sha256.hexdigest()):
-            raise reply.wrong("sha256")
-        return written
+        return _written(reply, None if append else Written(size=size, sha256=sha256.hexdigest()))
 
     async def stat(self, path: str, *, follow: bool = True, as_root: bool = False) -> Entry:
         """One file, folder or link."""
@@ -300,6 +299,20 @@ class Guest:
     async def _open_file(self, op: str, as_root: bool, **fields: Any) -> Stream:
         return await self._open(op, **fields, **_as(as_root))
 
+    async def _write_whole(self, content: bytes, fields: dict[str, Any], as_root: bool) -> Written:
+        expected = None
+        if not fields["append"]:
+            # Known beforehand, so the guest refuses what it received wrong before it replaces the file.
+            digest = (
+                hashlib.sha256(content) if len(content) < _LARGE_BYTES else await to_thread(hashlib.sha256, content)
+            )
+            expected = Written(size=len(content), sha256=digest.hexdigest())
+            fields = {**fields, "sha256": expected.sha256}
+        async with await self._open_file("fs.write", as_root, **fields) as stream:
+            await stream.send(content)
+            await stream.end()
+            return _written(Reply("fs.write", await stream.result()), expected)
+
     async def _call(self, op: str, **fields: Any) -> Reply:
         stream = await self._open(op, **fields)
         return Reply(op, await stream.result())
@@ -325,6 +338,13 @@ class Guest:
 
 def _as(as_root: bool) -> dict[str, Any]:
     return {"as": "root"} if as_root else {}
+
+
+def _written(reply: Reply, expected: Written | None) -> Written:
+    written = Written(size=reply.integer("size"), sha256=reply.sha256("sha256"))
+    if expected is not None and written != expected:
+        raise reply.wrong("sha256")
+    return written
 
 
 async def _pieces(content: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
