@@ -299,6 +299,10 @@ class Channel:
             _log.warning("closing a connection: %s", exc.message)
             self._fail(exc)
             self._outbox.abort()
+        except Exception as exc:  # noqa: BLE001 - whatever broke here, nobody may wait for ever
+            _log.error("a connection's reader broke", exc_info=exc)
+            self._fail(GuestProtocolError("A frame could not be handled; the log says why."))
+            self._outbox.abort()
 
     def _dispatch(self, frame: Frame) -> None:
         if not self._greeted.done():

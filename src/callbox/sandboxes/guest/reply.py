@@ -94,7 +94,9 @@ class Reply:
         return Reply(self._op, cast("dict[str, Any]", value))
 
     def _list(self, key: str) -> list[Any]:
-        value = self._fields.get(key)
+        if key not in self._fields:
+            raise self.wrong(key)
+        value = self._fields[key]
         if value is None:
             return []  # how Go writes an empty list
         if not isinstance(value, list):
