@@ -41,8 +41,8 @@ type options struct {
 
 func main() {
 	debug.SetMemoryLimit(memoryBytesSoft)
-	// A host that goes away in the middle of a write must not kill the agent.
-	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTTOU, syscall.SIGTTIN)
+	// A host that goes away in the middle of a write must not kill the agent. Not Ignore: children would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTTOU, syscall.SIGTTIN)
 	if err := run(); err != nil {
 		fmt.Fprintf(os.Stderr, "callbox: %v\n", err)
 		os.Exit(1)

@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"maps"
 	"os"
 	"strconv"
 	"syscall"
@@ -124,25 +125,33 @@ const (
 	rlimitAS    = 9
 )
 
-// limit sets what the kernel enforces by itself on a new process. The guard watches the rest.
-func (m *Manager) limit(pid int) {
+// limiter sets what the kernel enforces by itself on a new process; nil: nothing was configured. The guard watches the rest.
+func (m *Manager) limiter() func(pid int) error {
 	m.mu.Lock()
 	settings := m.settings
 	m.mu.Unlock()
-	set := func(resource int, value int64) {
-		if value > 0 {
-			limit := rlimit{uint64(value), uint64(value)}
-			_, _, _ = syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), uintptr(resource),
-				uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
-		}
-	}
-	set(rlimitFiles, settings.OpenFilesMax)
+	limits := map[int]int64{rlimitFiles: settings.OpenFilesMax, rlimitData: settings.MemoryBytes}
 	if settings.MemoryBytes > 0 {
-		set(rlimitData, settings.MemoryBytes)
-		set(rlimitAS, settings.MemoryBytes+addressLeast)
+		limits[rlimitAS] = settings.MemoryBytes + addressLeast
 	}
 	if os.Getpid() == 1 {
 		// The kernel counts per user of the whole machine: on a host that we only share it would count others' processes.
-		set(rlimitNproc, int64(settings.ProcessesMax))
+		limits[rlimitNproc] = int64(settings.ProcessesMax)
+	}
+	maps.DeleteFunc(limits, func(_ int, value int64) bool { return value <= 0 })
+	if len(limits) == 0 {
+		return nil
+	}
+	return func(pid int) error {
+		for resource, value := range limits {
+			limit := rlimit{uint64(value), uint64(value)}
+			_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), uintptr(resource),
+				uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
+			// In a machine of our own we may do that. As root of somebody's container we may not (CAP_SYS_RESOURCE).
+			if errno != 0 && os.Getpid() == 1 {
+				return errno
+			}
+		}
+		return nil
 	}
 }

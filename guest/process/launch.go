@@ -40,7 +40,8 @@ func (m *Manager) launch(e *exec) error {
 	if e.request.User == "root" {
 		by = m.free
 	}
-	pid, end, err := m.reaper.start(func() (int, error) { return by.start(path, e.request.argv(), attr) })
+	what := spawn{path: path, argv: e.request.argv(), attr: attr, limit: m.limiter()}
+	pid, end, err := m.reaper.start(func() spawned { return by.start(what) })
 	if err != nil {
 		ends.closeOurs()
 		return operation.Fail("spawn_failed", fmt.Sprintf("%s: %s", path, err))
@@ -48,7 +49,6 @@ func (m *Manager) launch(e *exec) error {
 	m.mu.Lock()
 	e.pid, e.began = pid, time.Now()
 	m.mu.Unlock()
-	m.limit(pid)
 	go m.follow(e, end, ends.pipes)
 	m.guard.wake()
 	return nil

@@ -33,16 +33,20 @@ func newReaper() *reaper {
 }
 
 // start runs `fork` and promises its child's end on the channel.
-func (r *reaper) start(fork func() (int, error)) (int, <-chan ended, error) {
+func (r *reaper) start(fork func() spawned) (int, <-chan ended, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err := fork()
-	if err != nil {
-		return 0, nil, err
+	born := fork()
+	if born.err != nil {
+		return 0, nil, born.err
 	}
 	end := make(chan ended, 1)
-	r.waiting[pid] = end
-	return pid, end, nil
+	if born.early != nil {
+		end <- ended{status: *born.early}
+	} else {
+		r.waiting[born.pid] = end
+	}
+	return born.pid, end, nil
 }
 
 func (r *reaper) collect() {

@@ -12,7 +12,7 @@ import (
 const (
 	headBytes = 8192    // kept in memory before there is a file: most commands say less than that
 	holesMax  = 16      // ranges that the disk had no room for and that we remember one by one
-	flyingMax = 1 << 19 // sent but perhaps never received: `block` keeps that much for a host that asks again
+	flyingMax = 1 << 19 // sent but perhaps never received (a window and pipes): `block` keeps it for a host that asks again
 
 	// What a pipe and we may still hold when the process has ended: `block` then writes it without waiting for a reader.
 	reserveBytes = 2 << 16
@@ -46,7 +46,7 @@ type ring struct {
 func newRing(path string, limit int64, blocks bool) *ring {
 	size := limit
 	if blocks {
-		size += reserveBytes
+		size += reserveBytes + flyingMax
 	}
 	return &ring{path: path, limit: limit, size: size, blocks: blocks, changed: make(chan struct{})}
 }
@@ -70,8 +70,7 @@ func (r *ring) write(ctx context.Context, p []byte) {
 func (r *ring) waitForRoom(ctx context.Context, n int64) {
 	for {
 		r.mu.Lock()
-		kept := max(r.taken-min(r.limit/4, flyingMax), 0)
-		if !r.blocks || r.end+n-kept <= r.limit || ctx.Err() != nil {
+		if !r.blocks || r.end+n-r.taken <= r.limit || ctx.Err() != nil {
 			r.mu.Unlock()
 			return
 		}
