@@ -160,7 +160,7 @@ def _window() -> tuple[int, int]:
 def _raw_terminal(number: int) -> Generator[None]:
     before = termios.tcgetattr(number)
     try:
-        tty.setraw(number)
+        tty.setraw(number, termios.TCSADRAIN)  # what was typed ahead is for the shell
         yield
     finally:
         termios.tcsetattr(number, termios.TCSADRAIN, before)

@@ -121,7 +121,7 @@ async def test_a_call_wakes_it_and_the_receipt_says_from_what(home):
         receipt = await box.resume()
         assert receipt.tier == "hot"
         assert receipt.ms > 0
-        assert [repair["name"] for repair in receipt.repairs][0] == "entropy"
+        assert next(repair["name"] for repair in receipt.repairs) == "entropy"
         await box.standby()
         await process.write("still here\n")
         assert await anext(process.stdout.lines()) == "still here"
