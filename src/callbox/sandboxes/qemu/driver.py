@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from callbox.errors import HostUnsuited, SandboxError, SnapshotRefused
+from callbox.sandboxes.agent.binary import agent_digest
 from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.driver import Machine, MachineSpec, Probe
 from callbox.sandboxes.host.disks import clone_file, make_disk
@@ -78,6 +79,7 @@ class QemuDriver:
             "accelerator": accelerator,
             "cpu": await asyncio.to_thread(_host_cpu) if accelerator == "kvm" else "max",
             "kernel": f"{kernel.version}/{kernel.digest}",
+            "agent": await asyncio.to_thread(agent_digest),
             "image": spec.image.digest,
             "topology": f"memory_mb={limits.memory_mb} cpus={limits.cpus}",
             "disk": f"disk_mb={limits.disk_mb} inodes_max={limits.inodes_max}",

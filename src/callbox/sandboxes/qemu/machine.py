@@ -114,6 +114,9 @@ class QemuMachine:
             _log.warning("machine %s is not adopted: it says %r, status %s", spec.machine_id, found, status)
             await machine.forget()
             return None
+        if status == "postmigrate":
+            # Its supervisor died while it was saved; QEMU would refuse to be saved again.
+            await machine._go_on(was_frozen=True)
         return machine
 
     @property
@@ -188,13 +191,13 @@ class QemuMachine:
         self._must_live()
         await asyncio.to_thread(into.mkdir, mode=0o700, parents=True, exist_ok=True)
         memory, target = self._spec.place / "run" / MEMORY_FILE, into / MEMORY_FILE
-        await self.freeze()
+        was_frozen = await self._stop()
         try:
             await self._write_device(into / DEVICE_FILE)
             await asyncio.to_thread(_keep_memory, memory, target, self._spec.place / "disk.img")
         except BaseException:
             # As before, for whoever it is: cancelled, disk full, QEMU unwilling.
-            await asyncio.shield(self._undo_save(into))
+            await asyncio.shield(self._undo_save(into, was_frozen=was_frozen))
             raise
         await asyncio.shield(self._quit())
         await asyncio.to_thread(memory.unlink, missing_ok=True)
@@ -215,13 +218,13 @@ class QemuMachine:
                 await _in_thread(memory.prepare)
                 await _in_thread(disk.prepare)
                 started = time.perf_counter()
-                await self.freeze()
+                was_frozen = await self._stop()
                 try:
                     await self._write_device(into / DEVICE_FILE, durable=False)
                     await _in_thread(lambda: memory.finish(mapped=True))
                     await _in_thread(lambda: disk.finish(mapped=False))
                 finally:
-                    await asyncio.shield(self.thaw())
+                    await asyncio.shield(self._go_on(was_frozen=was_frozen))
                 pause_s = time.perf_counter() - started
                 await _in_thread(lambda: _sync_all(memory, disk, into))
             except BaseException as error:
@@ -320,13 +323,26 @@ class QemuMachine:
         if status != "completed":
             raise SandboxError(f"QEMU could not move its state: {await _migration_error(control)}")
 
-    async def _undo_save(self, into: Path) -> None:
+    async def _undo_save(self, into: Path, *, was_frozen: bool) -> None:
         for name in (DEVICE_FILE, MEMORY_FILE):
             (into / name).unlink(missing_ok=True)
         with contextlib.suppress(SandboxError):
             # A migration under way is ended first; where there is none this does nothing.
             await self._control.execute("migrate_cancel")
-            await self._control.execute("cont")
+            await self._go_on(was_frozen=was_frozen)
+
+    async def _stop(self) -> bool:
+        """Stop the processors; returns whether they stood already."""
+        self._must_live()
+        running = (await self._control.execute("query-status")).get("running") is True
+        await self._control.execute("stop")
+        return not running
+
+    async def _go_on(self, *, was_frozen: bool) -> None:
+        """Be as before `_stop`. Out of the state after a migration the only way leads through running."""
+        await self._control.execute("cont")
+        if was_frozen:
+            await self._control.execute("stop")
 
     async def _quit(self) -> None:
         await self.forget_watch()

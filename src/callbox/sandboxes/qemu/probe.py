@@ -83,7 +83,7 @@ async def _probe(kernel: GuestKernel) -> Probe:
         fix = "sudo usermod -aG kvm $USER" if "denied" in access else ""
     trial = await _boots(kernel, "tcg", TCG_TIMEOUT_S)
     if not trial.ran:
-        return Probe(usable=False, how="", secure=False, why=f"{kvm}; tcg: {trial.why}", fix="callbox setup --force")
+        return Probe(usable=False, how="", secure=False, why=f"{kvm}; tcg: {trial.why}.", fix="callbox setup --force")
     return Probe(usable=True, how="tcg", secure=False, why=f"{kvm}; software emulation works.", fix=fix)
 
 
@@ -128,7 +128,7 @@ async def _boots(kernel: GuestKernel, accelerator: str, timeout_s: float) -> _Tr
         except TimeoutError:
             return _Trial(False, f"no guest ran within {timeout_s:g} s")
         except SandboxError as error:
-            return _Trial(False, error.message)
+            return _Trial(False, " ".join(error.message.split()).rstrip("."))
         finally:
             if machine is not None:
                 await asyncio.shield(machine.kill())

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,13 +128,12 @@ def start(what: Start) -> Launched:
             join=group.join_files,
             rlimits={"fsize": largest, "core": 0, "nofile": OPEN_FILES_MAX},
             uid=uid,
-            gid=_kvm_group() if what.accelerator == "kvm" and uid is not None else None,
         )
         passed = [number for number in _numbers(files) if number is not None]
         log = _open(run / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, opened)
         try:
             child = subprocess.Popen(  # noqa: S603 - arguments of ours, quoted where a shell reads them
-                launch.command(),
+                [*_with_kvm(what, run), *launch.command()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -147,13 +147,20 @@ def start(what: Start) -> Launched:
         return Launched(child, ProcessIdentity.of(child.pid) or ProcessIdentity(child.pid, -1))
 
 
-def _kvm_group() -> int | None:
-    """The group that may open /dev/kvm: QEMU opens it by name, as the machine's user. Never root's group."""
-    with contextlib.suppress(OSError):
-        found = KVM.stat()
-        if found.st_mode & 0o060 == 0o060 and found.st_gid != 0:
-            return found.st_gid
-    return None
+def _with_kvm(what: Start, run: Path) -> list[str]:
+    """Words that make /dev/kvm open for the machine's own user, and for it alone: a device node of its own.
+
+    QEMU opens the device by name. Its group is not ours to give (root's, on many hosts), its mode not ours to change.
+    """
+    uid = machine_uid(what.spec.machine_id)
+    if what.accelerator != "kvm" or uid is None:
+        return []
+    node = run / "kvm"
+    node.unlink(missing_ok=True)
+    os.mknod(node, stat.S_IFCHR | 0o600, KVM.stat().st_rdev)
+    os.chown(node, uid, uid)
+    script = f'mount --bind "$0" {KVM}; exec "$@"'
+    return ["unshare", "--mount", "--propagation", "private", "--", "/bin/sh", "-euc", script, str(node)]
 
 
 def limits_of(spec: MachineSpec) -> CgroupLimits:
