@@ -1,7 +1,7 @@
 """A guest agent for `support_bare`: a small process that speaks the guest protocol and does nothing to its host.
 
-The real agent sets the clock and the host's name when it is repaired, so it must not run outside of a machine. This one has
-a memory (the execs), a disk (a JSON file), and can be told to misbehave. Started with ``python -I -S``: 20 ms.
+The real agent sets the clock and the host's name when it is repaired, so it must not run outside of a machine. This one
+has a memory (the execs), a disk (a JSON file), and can be told to misbehave. Started with ``python -I -S``: 20 ms.
 
 Its machine is told to save or to copy itself through a second socket, as a hypervisor would be.
 """
@@ -145,7 +145,7 @@ class Agent:
             self.open.pop(stream, None)
             self.send(CLOSE, stream, reply)
 
-    def perform(self, stream: int, request: dict) -> dict | None:
+    def perform(self, stream: int, request: dict) -> dict | None:  # noqa: C901 - one case per operation
         op, memory = request["op"], self.memory
         wrong = self.misbehave.read_text().split() if self.misbehave.exists() else []
         if op in wrong:

@@ -149,9 +149,7 @@ class BareDriver:
     def _start(self, spec: MachineSpec, *memory: str) -> BareMachine:
         misbehave = spec.place.parent.parent / "misbehave"
         argv = [sys.executable, "-I", "-S", str(AGENT), spec.machine_id, str(spec.place / "disk.img"), str(misbehave)]
-        launched = start(
-            Launch(machine_id=spec.machine_id, argv=[*argv, *memory], stderr=spec.place / "agent.log")
-        )
+        launched = start(Launch(machine_id=spec.machine_id, argv=[*argv, *memory], stderr=spec.place / "agent.log"))
         return BareMachine(spec, launched.identity)
 
 

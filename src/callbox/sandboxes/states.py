@@ -1,4 +1,4 @@
-"""The life cycle of a sandbox, as one table. Everything that affects it is here; docs/sandboxes.md draws it from here."""
+"""The life cycle of a sandbox, as one table. Whatever affects it is here; docs/sandboxes.md is drawn from it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from callbox.sandboxes.home import Home
 from callbox.sandboxes.states import Event, State, next_state
 from callbox.sandboxes.supervisor import saved
 from callbox.sandboxes.supervisor.disk_check import check_disk
-from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree, rename_durably
+from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree, rename_durably, sync_folder
 from callbox.sandboxes.supervisor.events import EventLog
 from callbox.sandboxes.supervisor.pacing import LoopPacer, Pacer
 from callbox.sandboxes.supervisor.points import FaultPoints
@@ -302,11 +302,9 @@ class Body:
         self._reach("wake.cleared")
 
     async def settle_doubt(self, why: str) -> None:
-        """After a restore of which nobody knows whether it ran: the saved memory holds if its disk was not touched since."""
+        """After a restore that may have run: the saved memory holds only if nothing was touched since."""
         await self.kill()
-        manifest = await in_thread(_manifest_or_none, self.saved_folder)
-        untouched = manifest is not None and manifest.get("disk") == saved.disk_marks(self.place / "disk.img")
-        if untouched:
+        if await in_thread(self._untouched):
             self.record.waking = False
             self.note(why)
             await self.write()
@@ -337,15 +335,24 @@ class Body:
     async def reboot(self, started: float) -> Receipt:
         """Boot a failed sandbox from its own disk. Memory is lost."""
         await self.kill()
-        if (self.place / "disk.img").exists():
-            await self.host.check_disk(self.place / "disk.img")
-        else:
+        disk, kept = self.place / "disk.img", self.place / "disk.kept"
+        if not (disk.exists() or kept.exists()):
             raise SandboxError("Its disk is gone.", hint="Delete the sandbox.")
+        await in_thread(_hold_disk, disk, kept)
+        await self.host.check_disk(disk)
         self.record.serial += 1  # from now on its saved memory is void
         await self.write()
         self._reach("reboot.recorded")
         await in_thread(remove_tree, self.saved_folder)
-        await self.boot()
+        try:
+            await self.boot()
+            if not await in_thread(_is_same_disk, disk, kept):
+                raise SandboxError(f"The driver {self.driver.name} did not boot from the sandbox's own disk.")
+        except SandboxError:
+            await self.kill()
+            await in_thread(_take_back_disk, disk, kept)
+            raise
+        await in_thread(kept.unlink)
         self._reach("reboot.booted")
         repairs = await self._repaired_or_ended()
         await self.configure()
@@ -368,7 +375,7 @@ class Body:
     # --- capture ---
 
     async def capture(self, folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
-        """Copy memory and disk of this instant to `folder`, and go on. Returns its manifest (not written) and the pause, s."""
+        """Copy memory and disk of this instant to `folder`. Returns its manifest, not written, and the pause, s."""
         assert self.machine is not None
         fingerprint = await self.driver.fingerprint(self.machine_spec)
         await self._ask("quiesce")
@@ -415,6 +422,17 @@ class Body:
         """Remember an event for `callbox sandbox logs`."""
         _LOG.info("%s (%s): %s", self.record.id, self.record.name, text)
         self.events.add(self.host.pacer.wall(), text)
+
+    def _untouched(self) -> bool:
+        try:
+            manifest = saved.read_manifest(self.saved_folder)
+            if manifest is None or manifest.get("disk") != saved.disk_marks(self.place / "disk.img"):
+                return False
+            # Some drivers take the memory in use where it is, and mark that by removing a part of it.
+            saved.check_files(self.saved_folder, manifest, thorough=False)
+        except SnapshotRefused:
+            return False
+        return True
 
     def _commit_save(self, folder: Path, fingerprint: Mapping[str, str]) -> None:
         manifest = saved.describe(
@@ -536,8 +554,19 @@ def _make_anew(folder: Path) -> None:
     folder.mkdir(mode=0o700)
 
 
-def _manifest_or_none(folder: Path) -> dict[str, Any] | None:
-    try:
-        return saved.read_manifest(folder)
-    except SnapshotRefused:
-        return None
+def _hold_disk(disk: Path, kept: Path) -> None:
+    """Give the disk a second name for the time of a boot, so that nothing that a driver does can lose it."""
+    if kept.exists():
+        # We died in such a boot: what has the second name is the sandbox's disk.
+        _take_back_disk(disk, kept)
+    kept.hardlink_to(disk)
+    sync_folder(disk.parent)
+
+
+def _is_same_disk(disk: Path, kept: Path) -> bool:
+    return disk.exists() and disk.samefile(kept)
+
+
+def _take_back_disk(disk: Path, kept: Path) -> None:
+    disk.unlink(missing_ok=True)
+    rename_durably(kept, disk)

@@ -25,8 +25,6 @@ async def check_disk(disk: Path) -> None:
     program = shutil.which("e2fsck", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
         raise SandboxError("The disk cannot be checked: e2fsck is missing.", hint="Run: apt-get install e2fsprogs")
-    if not disk.is_file():
-        raise SandboxError("Its disk is gone.", hint="Delete the sandbox.")
     running = await asyncio.create_subprocess_exec(
         program, "-p", str(disk), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},

@@ -51,10 +51,7 @@ class Drivers:
             reasons = " ".join(f"{driver.name}: {probe.why}" for driver, probe in found)
             fixes = " or ".join(probe.fix for _, probe in found if probe.fix)
             raise HostUnsuited(f"No driver runs here. {reasons}", hint=fixes or "Run: callbox doctor")
-        driver, probe = usable[0]
-        if not probe.secure:
-            _LOG.warning("%s (%s) is no security boundary: %s %s", driver.name, probe.how, probe.why, probe.fix)
-        return driver, probe
+        return usable[0]
 
     async def _probe(self, driver: Driver) -> Probe:
         async with self._probing:
@@ -67,6 +64,8 @@ class Drivers:
                 if probe.usable:
                     # What does not run may run when somebody has repaired it; then nobody wants to restart us.
                     self._probes[driver.name] = probe
+                    if not probe.secure:
+                        _LOG.warning("%s (%s) is no security boundary: %s", driver.name, probe.how, probe.why)
             return probe
 
 

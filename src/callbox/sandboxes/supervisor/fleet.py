@@ -59,7 +59,7 @@ class Fleet:
         self._spares_task = tasks.create_task(self.spares.run())
 
     async def close(self) -> None:
-        """Stop in good order: save what is awake, freeze what cannot be saved in time, leave the machines as they are."""
+        """Stop in good order: save what is awake, freeze what cannot be saved in time."""
         if self._spares_task is not None:
             self._spares_task.cancel()
             await asyncio.wait({self._spares_task})

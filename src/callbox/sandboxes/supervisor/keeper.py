@@ -87,7 +87,7 @@ class Keeper:
         """Have it awake, and keep it awake, for the length of one call.
 
         Args:
-            long: It may last for ever, like watching a folder: a standby that somebody asks for does not wait for its end.
+            long: It may last for ever, like watching a folder: a standby that somebody asks for ends it.
 
         Raises:
             SandboxError: It could not be woken.
@@ -184,7 +184,7 @@ class Keeper:
                 continue
             try:
                 result = await job()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the asker gets it; the sandbox must stay owned
                 if not isinstance(error, CallboxError):
                     _LOG.exception("%s: a step failed", self.body.record.id)
                 if not answer.done():

@@ -27,7 +27,7 @@ LOCK_POLL_S = 0.02
 
 
 async def run_process(home: Home, make: Callable[[], Supervisor]) -> int:
-    """Be the supervisor of `home`. Returns the exit status: 0, or 3 if another supervisor does not let go of the home."""
+    """Be the supervisor of `home`. Returns the exit status: 0, or 3 if another one does not let go of it."""
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     _log_to(home)
     os.umask(0o077)

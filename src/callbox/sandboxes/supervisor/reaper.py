@@ -13,7 +13,7 @@ from callbox.sandboxes.home import Home
 from callbox.sandboxes.spec import SandboxSpec
 from callbox.sandboxes.states import State
 from callbox.sandboxes.supervisor import saved
-from callbox.sandboxes.supervisor.body import Body, Host
+from callbox.sandboxes.supervisor.body import Body, Host, Receipt
 from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree, rename_durably
 from callbox.sandboxes.supervisor.drivers import Drivers
 from callbox.sandboxes.supervisor.record import Record, is_sandbox_id, machine_id_of, read_record
@@ -36,7 +36,7 @@ class Remains(Body):
             )
         await super().write()
 
-    async def reboot(self, started: float) -> object:  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def reboot(self, started: float) -> Receipt:  # noqa: ARG002
         """Refuse: nobody knows what to boot."""
         raise SandboxStateError(f"The sandbox failed: {self.record.reason}", hint="Delete it, or repair its record.")
 
@@ -57,19 +57,19 @@ class EveryDriver:
         """See `Driver.probe`."""
         return Probe(usable=False, how="", secure=False, why="Nobody knows its driver.")
 
-    async def fingerprint(self, spec: MachineSpec) -> Mapping[str, str]:
+    async def fingerprint(self, spec: MachineSpec) -> Mapping[str, str]:  # noqa: ARG002
         """See `Driver.fingerprint`."""
         raise SandboxStateError("Nobody knows the driver of this sandbox.")
 
-    async def boot(self, spec: MachineSpec) -> Machine:
+    async def boot(self, spec: MachineSpec) -> Machine:  # noqa: ARG002
         """See `Driver.boot`."""
         raise SandboxStateError("Nobody knows the driver of this sandbox.")
 
-    async def restore(self, spec: MachineSpec, saved: Path) -> Machine:
+    async def restore(self, spec: MachineSpec, saved: Path) -> Machine:  # noqa: ARG002
         """See `Driver.restore`."""
         raise SandboxStateError("Nobody knows the driver of this sandbox.")
 
-    async def adopt(self, spec: MachineSpec) -> Machine | None:
+    async def adopt(self, spec: MachineSpec) -> Machine | None:  # noqa: ARG002
         """See `Driver.adopt`."""
         return None
 

@@ -167,6 +167,9 @@ def spec_from_json(value: Any) -> SandboxSpec:
     """
     fields = _object(value, "spec", {each.name for each in dataclasses.fields(SandboxSpec)})
     limits = _object(fields.pop("limits", {}), "limits", {each.name for each in dataclasses.fields(SandboxLimits)})
+    for name, each in limits.items():
+        if type(each) is not int:
+            raise ConfigurationError(f"{name} must be a whole number.")
     lifetime = lifetime_from_json(fields.pop("lifetime", {}))
     for name in ("env", "labels"):
         pairs = _object(fields.get(name, {}), name, None)

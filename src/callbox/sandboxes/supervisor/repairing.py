@@ -1,7 +1,7 @@
 """What is done to a guest before anybody may use it: after a boot, a thaw, a restore, and a take-over.
 
-An attacker who controls one of two machines with the same memory would predict the other's keys; so each gets entropy of
-its own before anything else runs in it, and a machine whose repair failed is never used.
+An attacker who controls one of two machines with the same memory would predict the other's keys; so each gets entropy
+of its own before anything else runs in it, and a machine whose repair failed is never used.
 """
 
 from __future__ import annotations

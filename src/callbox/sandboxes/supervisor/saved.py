@@ -1,6 +1,6 @@
 """Memory on disk: what is in it, what it depends on, and whether it may be restored.
 
-A folder with `manifest.json` is complete: the manifest is written last. Everything in it is checked before every restore.
+A folder with `manifest.json` is complete: the manifest is written last. All of it is checked before a restore.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any], *, thorough: bool) ->
         if not thorough and same_boot and all(marks[mark] == entry.get(mark) for mark in marks):
             continue
         if entry["sha256"] is None:
-            # The host was restarted before the checksums were made; the size, which is synced with the content, is right.
+            # The host was restarted before the checksums were made; size and time are synced with the content.
             if marks["mtime_ns"] == entry["mtime_ns"]:
                 continue
             raise SnapshotRefused(f"The saved memory is damaged: {name} was changed.")

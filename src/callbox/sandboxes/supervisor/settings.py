@@ -15,7 +15,7 @@ class Settings:
         boots_at_once: Machines that boot at the same moment.
         restores_at_once: Machines that are restored, saved or taken over at the same moment.
         fork_max: Children of one fork.
-        boot_timeout_s: From the start of a boot to the agent's first answer (software emulation on a busy host is slow).
+        boot_timeout_s: From the start of a boot to the agent's first answer (software emulation is slow).
         restore_timeout_s: The same for a restore.
         guest_timeout_s: For one short request to a guest: repair, configure, quiesce.
         connect_timeout_s: For the handshake with a guest.

@@ -54,7 +54,7 @@ class Snapshots:
         return _info(manifest) | {"pause_ms": pause_s * 1_000}
 
     async def capture(self, keeper: Keeper, folder: Path, **about: Any) -> tuple[dict[str, Any], float]:
-        """Write memory and disk of a sandbox to the new `folder`. Returns the manifest, not written, and the pause, s."""
+        """Write memory and disk of a sandbox to the new `folder`. Returns manifest (not written) and pause, s."""
         record = keeper.body.record
         about |= {
             "created_at": self._host.pacer.wall(),
@@ -108,7 +108,7 @@ class Snapshots:
         return manifest
 
     async def verified(self, snapshot_id: str, manifest: Mapping[str, Any], driver: Driver, spec: MachineSpec) -> Path:
-        """Return the folder of a snapshot if a machine like `spec` may be restored from it: everything is read for that.
+        """Read all of a snapshot; return its folder if a machine like `spec` may be restored from it.
 
         Raises:
             SnapshotRefused: It is damaged, or was made by something else.

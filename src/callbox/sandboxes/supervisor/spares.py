@@ -74,7 +74,9 @@ class Spares:
             known.used_at = self._host.pacer.monotonic() - self._host.settings.spare_idle_s
         self._changed.set()
         async with self._counted:
-            await self._counted.wait_for(lambda: known.pool != size or len(known.ready) >= size or known.failure)
+            await self._counted.wait_for(
+                lambda: known.pool != size or known.failure or len(known.ready) == self._wanted(known)
+            )
         if known.failure:
             raise SandboxError(f"The pool could not be filled: {known.failure}")
         return len(known.ready)
