@@ -147,6 +147,7 @@ class GvisorDriver:
                 raise SandboxError(f"The machine did not start: {launch.tail(paths.log) or f'status {status}'}")
             machine = GvisorMachine(spec, runsc, chosen, sandbox_identity(paths), 0)
             _use_all_processors(machine.pids)
+            group.limit_cpus(spec.limits.cpus)
             machine.write_record()
         except OSError as error:
             await asyncio.shield(reap(spec.place, spec.machine_id))
@@ -261,7 +262,7 @@ def _host_limits(limits: SandboxLimits) -> CgroupLimits:
     return CgroupLimits(
         memory_bytes=(limits.memory_mb + max(_MONITOR_MEMORY_MB, limits.memory_mb // 4)) << 20,
         processes_max=limits.processes_max * _THREADS_PER_PROCESS + _MONITOR_THREADS,
-        cpus=limits.cpus,
+        cpus=None,  # until it runs
     )
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import time
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from callbox.errors import SandboxError, SandboxLost
 from callbox.sandboxes.driver import MachineSpec, Usage
+from callbox.sandboxes.gvisor import control
 from callbox.sandboxes.gvisor.runsc import Runsc
 from callbox.sandboxes.host import disks, launch
 from callbox.sandboxes.host.cgroups import Cgroup
@@ -113,6 +115,7 @@ class GvisorMachine:
         self._sandbox = sandbox
         self._serial = serial
         self._group = Cgroup(spec.machine_id)
+        self._serial_next = serial + 1
         self._killed = False
         self._steady = asyncio.Event()
         self._steady.set()
@@ -147,6 +150,7 @@ class GvisorMachine:
         self._must_live()
         async with self._changing():
             await self._checkpoint(into)
+            await self._ended()
             await asyncio.to_thread(disks.sync_folder, into)
             self._killed = True
             await reap(self.spec.place, self.spec.machine_id)
@@ -159,15 +163,30 @@ class GvisorMachine:
         async with self._changing():
             # Whoever is connected stays so: while we hold both ends, nobody sees the agent's ends close.
             with _held(self.paths.from_agent), _held(self.paths.to_agent), self._namespace() as namespace:
-                await asyncio.to_thread(self._sync_layer)
-                began = time.monotonic()
-                await self._checkpoint(into)
+                await self._group.thaw()
+                self._group.limit_cpus(None)
+                successor = await self._prepare_successor(namespace)
                 try:
-                    await asyncio.to_thread(self._copy_disk, into)
-                    await self._succeed(into, namespace)
+                    await asyncio.to_thread(self._sync_layer)
+                    began = time.monotonic()
+                    await self._checkpoint(into)
                 except BaseException:
+                    # It runs on; nobody needs this successor, and the next one needs another name.
+                    if successor is not None:
+                        successor.signal(signal.SIGKILL)
+                        self._serial_next += 1
+                    raise
+                try:
+                    # The guest stands still for good; its monitor takes some time to fold up.
+                    async with asyncio.TaskGroup() as both:
+                        both.create_task(self._ended())
+                        both.create_task(asyncio.to_thread(self._copy_disk, into))
+                    await self._succeed(into, namespace, successor)
+                except BaseException as error:
                     _log.warning("machine %s did not survive its capture", self.spec.machine_id)
                     await asyncio.shield(self.kill())
+                    if isinstance(error, Exception):
+                        raise SandboxLost("The machine did not come back from its capture.") from error
                     raise
                 paused_s = time.monotonic() - began
             await asyncio.to_thread(disks.sync_folder, into)
@@ -208,7 +227,7 @@ class GvisorMachine:
     # --- steps ---
 
     async def _checkpoint(self, into: Path) -> None:
-        """Write its memory. Then the sandbox has ended; it runs as before if this raises `SandboxError`."""
+        """Write its memory. Then the sandbox ends; it runs as before if this raises `SandboxError`."""
         await asyncio.to_thread(_empty_folder, into)
         # A checkpoint that fails half-way kills the sandbox (runsc exits after every save), so nothing may be missing.
         need = self._group.usage().memory_bytes + _SAVE_ROOM_BYTES
@@ -216,26 +235,51 @@ class GvisorMachine:
         if free < need:
             raise SandboxError(f"Saving its memory may take {need >> 20} MiB; {free >> 20} MiB are free.")
         await self._group.thaw()
-        words = ["checkpoint", f"--image-path={into}", self.container]
-        status = await launch.run(self._launch(words), timeout_s=SAVE_TIMEOUT_S)
-        if status != 0:
+        try:
+            await self._write_checkpoint(into)
+        except BaseException as error:
             await asyncio.to_thread(_empty_folder, into)
-            said = launch.tail(self.paths.log)
-            if not self._sandbox.alive():
-                raise SandboxLost(f"The machine ended when it was saved: {said}")
-            raise SandboxError(f"The machine could not be saved: {said}")
+            if isinstance(error, SandboxError) and not self._sandbox.alive():
+                raise SandboxLost(f"The machine ended when it was saved: {error.message}") from error
+            raise
+
+    async def _ended(self) -> None:
+        """Wait until a sandbox that was saved has ended."""
         async with asyncio.timeout(SAVE_TIMEOUT_S):
             await self._sandbox.ended()
 
-    async def _succeed(self, saved: Path, namespace: int) -> None:
-        """Start a new sandbox from `saved`, on the mounts of the one before it."""
-        serial = self._serial + 1
+    async def _write_checkpoint(self, into: Path) -> None:
+        if await asyncio.to_thread(control.reachable, self.container):
+            await asyncio.to_thread(control.checkpoint, self.container, into / CHECKPOINT, timeout_s=SAVE_TIMEOUT_S)
+            return
+        words = ["checkpoint", f"--image-path={into}", self.container]
+        if await launch.run(self._launch(words), timeout_s=SAVE_TIMEOUT_S) != 0:
+            raise SandboxError(f"The machine could not be saved: {launch.tail(self.paths.log)}")
+
+    async def _prepare_successor(self, namespace: int) -> ProcessIdentity | None:
+        """Create, but do not start, the sandbox that goes on after a capture. None where that cannot be done ahead."""
+        if not await asyncio.to_thread(control.reachable, self.container):
+            return None
         self.paths.sandbox.unlink(missing_ok=True)
-        words = restore_words(self.paths, saved, container_name(self.spec.machine_id, serial))
-        started = self._launch(words, namespace=namespace, channel=True)
-        if await launch.run(started, timeout_s=START_TIMEOUT_S) != 0:
-            raise SandboxLost(f"The machine did not come back: {launch.tail(self.paths.log)}")
-        self._sandbox, self._serial = sandbox_identity(self.paths), serial
+        name = container_name(self.spec.machine_id, self._serial_next)
+        words = ["create", f"--bundle={self.paths.bundle}", f"--pid-file={self.paths.sandbox}", name]
+        if await launch.run(self._launch(words, namespace=namespace, channel=True), timeout_s=START_TIMEOUT_S) != 0:
+            raise SandboxError(f"No successor could be made: {launch.tail(self.paths.log)}")
+        return sandbox_identity(self.paths)
+
+    async def _succeed(self, saved: Path, namespace: int, successor: ProcessIdentity | None) -> None:
+        """Go on from `saved`, on the mounts of the sandbox before."""
+        serial = self._serial_next
+        name = container_name(self.spec.machine_id, serial)
+        if successor is not None:
+            await asyncio.to_thread(control.restore, name, saved / CHECKPOINT, timeout_s=START_TIMEOUT_S)
+        else:
+            self.paths.sandbox.unlink(missing_ok=True)
+            started = self._launch(restore_words(self.paths, saved, name), namespace=namespace, channel=True)
+            if await launch.run(started, timeout_s=START_TIMEOUT_S) != 0:
+                raise SandboxLost(f"The machine did not come back: {launch.tail(self.paths.log)}")
+            successor = sandbox_identity(self.paths)
+        self._sandbox, self._serial, self._serial_next = successor, serial, serial + 1
         self.write_record()
 
     def _launch(self, words: list[str], *, namespace: int | None = None, channel: bool = False) -> launch.Launch:
@@ -282,6 +326,8 @@ class GvisorMachine:
         try:
             yield
         finally:
+            if self._group.exists():
+                self._group.limit_cpus(self.spec.limits.cpus)
             self._steady.set()
 
     def _must_live(self) -> None:

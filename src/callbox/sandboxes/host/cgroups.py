@@ -47,12 +47,12 @@ class CgroupLimits:
     Attributes:
         memory_bytes: Memory, with what the monitor itself needs. No swap on top of it.
         processes_max: Processes and threads on the host.
-        cpus: Processors' worth of time.
+        cpus: Processors' worth of time; None: all there is.
     """
 
     memory_bytes: int
     processes_max: int
-    cpus: float
+    cpus: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,18 +104,27 @@ class Cgroup:
         """
         for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)
-        quota = max(1_000, round(limits.cpus * CPU_PERIOD_US))
         if self.version == 2:
             self._set("memory", "memory.max", str(limits.memory_bytes))
             self._set("memory", "memory.swap.max", "0", optional=True)
-            self._set("pids", "pids.max", str(limits.processes_max))
-            self._set("cpu", "cpu.max", f"{quota} {CPU_PERIOD_US}")
         elif self.version == 1:
             self._set("memory", "memory.limit_in_bytes", str(limits.memory_bytes))
             self._set("memory", "memory.memsw.limit_in_bytes", str(limits.memory_bytes), optional=True)
-            self._set("pids", "pids.max", str(limits.processes_max))
+        self._set("pids", "pids.max", str(limits.processes_max))
+        self.limit_cpus(limits.cpus)
+
+    def limit_cpus(self, cpus: float | None) -> None:
+        """Change how much time the members get together, in processors' worth; None: all there is.
+
+        A monitor that starts works on several processors at once: with a quota of one it would stand still for most
+        of each period.
+        """
+        quota = None if cpus is None else max(1_000, round(cpus * CPU_PERIOD_US))
+        if self.version == 2:
+            self._set("cpu", "cpu.max", f"{'max' if quota is None else quota} {CPU_PERIOD_US}")
+        elif self.version == 1:
             self._set("cpu", "cpu.cfs_period_us", str(CPU_PERIOD_US))
-            self._set("cpu", "cpu.cfs_quota_us", str(quota))
+            self._set("cpu", "cpu.cfs_quota_us", str(-1 if quota is None else quota))
 
     def add(self, pid: int) -> None:
         """Make a process a member."""
