@@ -241,7 +241,7 @@ def _flatten(layers: Sequence[Path], target: Path) -> None:
 
 
 def apply_overlay(upper: Path, target: Path) -> None:
-    """Apply an overlay's upper folder as the kernel does: whiteouts are character devices 0:0, folders may be opaque."""
+    """Apply an overlay's upper folder as the kernel does: character devices 0:0 hide, folders may be opaque."""
     for path, found in walk(upper):
         source, place = upper / path, target / path
         if stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:

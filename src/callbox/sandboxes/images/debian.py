@@ -159,7 +159,8 @@ def bootstrap(
     argv = [mmdebstrap, "--variant=minbase", f"--mode={'root' if root else 'unshare'}", "--verbose"]
     # Our hook removes lists and caches; apt need not run once more for it, on a host that is not ours.
     argv += ["--skip=cleanup/apt"]
-    argv += [f"--format={'directory' if root else 'tar'}", f"--include={','.join(base.packages)}"]
+    argv += [f"--format={'directory' if root else 'tar'}"]
+    argv += [f"--include={','.join(base.packages)}"] if base.packages else []
     argv += [f"--dpkgopt={option}" for option in _DPKG_OPTIONS]
     argv += [f"--aptopt={line}" for line in host_apt_options()]
     argv += [f"--customize-hook={_CUSTOMIZE}", suite, str(made), *sources]

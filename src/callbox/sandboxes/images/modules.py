@@ -119,6 +119,6 @@ def _modinfo(content: bytes, path: Path) -> dict[str, str]:
                 raw = content[header[4] : header[4] + header[5]]
                 pairs = (item.decode(errors="replace").partition("=") for item in raw.split(b"\0") if item)
                 return {key: value for key, _, value in pairs}
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise ImageError(f"The module {path} is damaged: {error}.") from error
     raise ImageError(f"{path} says nothing about itself: not a kernel module.")

@@ -52,8 +52,6 @@ _REFERENCE = re.compile(
     r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@sha256:(?P<digest>[0-9a-f]{64}))?\Z",
     re.ASCII,
 )
-_CHUNK_BYTES = 1024 * 1024
-
 Progress = Callable[[str, float], None]
 """Gets what is being done, and how much of the whole is done (0 to 1)."""
 
@@ -240,7 +238,8 @@ class Registry:
                 os.truncate(path, 0)  # it begins from the beginning
                 have = 0
             with path.open("ab") as out:
-                for chunk in response.iter_raw(_CHUNK_BYTES):
+                # As it comes: what is collected to larger pieces is lost when the connection breaks.
+                for chunk in response.iter_raw():
                     have += len(chunk)
                     if have > descriptor.size:
                         raise ImageError(

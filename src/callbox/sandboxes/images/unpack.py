@@ -256,13 +256,10 @@ class TreeWriter:
         above = parts[:-1]
         if above not in self._parents:
             place = self.root
-            for count in range(1, len(above) + 1):
-                place = self.root / self._resolve(above[:count])
-                if not os.path.lexists(place):
-                    self._make_folder(place, 0o755, (0, 0), 0.0)
-                elif not place.is_dir():
-                    # A later layer turned a file into a folder without saying so.
-                    self._clear(place)
+            for part in filter(None, self._resolve(above).split("/")):
+                place = place / part
+                if not place.is_dir():
+                    # Not there, or a later layer turned a file into a folder without saying so.
                     self._make_folder(place, 0o755, (0, 0), 0.0)
             self._parents[above] = self._relative(place)
         return self.root / self._parents[above]
