@@ -175,9 +175,10 @@ func TestSignalsReachOneProcessOrAll(t *testing.T) {
 
 func TestATerminalHasASizeAndControlsItsProcess(t *testing.T) {
 	a := startAgent(t, true)
+	name := token()
 	request := map[string]any{
 		"id": "tty", "pty": map[string]int{"rows": 30, "columns": 100}, "stdin": "pipe",
-		"shell": "stty size; read line; echo got $line; stty size; sleep 30",
+		"shell": "stty size; read line; echo got $line; stty size; sleep " + name,
 	}
 	a.must("exec.start", request)
 	shows := func(text string) {
@@ -190,6 +191,8 @@ func TestATerminalHasASizeAndControlsItsProcess(t *testing.T) {
 	s, _ := a.Open("exec.stdin", map[string]any{"id": "tty"})
 	_ = s.Write(wire.Data, []byte("hello\n"))
 	shows("got hello\r\n40 120")
+	// Not before: a shell goes on when its child ended without being interrupted.
+	until(t, "the sleep", func() bool { return running("sleep\x00"+name) == 1 })
 	_ = s.Write(wire.Data, []byte{3}) // Ctrl-C
 	if got := a.must("exec.wait", map[string]any{"id": "tty", "timeout_s": 10}); got.Ok["signal"] != 2.0 && got.Ok["exit_code"] != 130.0 {
 		t.Error(got.Ok)

@@ -60,7 +60,7 @@ func testTable() operation.Table {
 			}
 		},
 		"panic": func(operation.Stream, json.RawMessage) (any, error) { panic("on purpose") },
-		"huge": func(operation.Stream, json.RawMessage) (any, error) { return strings.Repeat("x", 70000), nil },
+		"huge":  func(operation.Stream, json.RawMessage) (any, error) { return strings.Repeat("x", 70000), nil },
 		"event": func(s operation.Stream, _ json.RawMessage) (any, error) {
 			return nil, s.Event(map[string]string{"event": "watching"})
 		},
@@ -412,4 +412,3 @@ func TestDepthIsCountedOutsideOfStrings(t *testing.T) {
 		}
 	}
 }
-

@@ -12,11 +12,10 @@ import (
 	"callbox.dev/guest/wire"
 )
 
-// The limits of one stream. A DATA frame of ours is half of what is allowed, so that others get their turn sooner.
+// The limits of one stream.
 const (
 	windowBytes = 262144
 	windowMax   = 1<<31 - 1
-	dataBytes   = 32768
 	grantBytes  = windowBytes / 4
 )
 
@@ -100,7 +99,7 @@ func (s *stream) Read(p []byte) (int, error) {
 // Send implements operation.Stream. Several goroutines may send; their frames take turns.
 func (s *stream) Send(channel operation.Channel, p []byte) error {
 	for len(p) > 0 {
-		n, err := s.spend(1, min(len(p), dataBytes))
+		n, err := s.spend(1, min(len(p), wire.PayloadMax))
 		if err != nil {
 			return err
 		}

@@ -8,7 +8,10 @@ import (
 	"callbox.dev/guest/operation"
 )
 
-const sendBytes = 65536
+const (
+	sendLeast = 16 << 10
+	sendMost  = 256 << 10
+)
 
 type place struct {
 	StdoutOffset int64 `json:"stdout_offset"`
@@ -100,13 +103,16 @@ func (e *exec) pump(stream operation.Stream, channel operation.Channel, from *ri
 			}
 			offset = got.gap.to
 		case got.n > 0 && buffer == nil:
-			buffer = make([]byte, sendBytes) // not before there is something: most commands are silent on one channel
+			buffer = make([]byte, sendLeast) // not before there is something: most commands are silent on one channel
 		case got.n > 0:
 			if err := stream.Send(channel, buffer[:got.n]); err != nil {
 				return err
 			}
 			offset += int64(got.n)
 			from.sent(offset)
+			if got.n == len(buffer) && got.n < sendMost {
+				buffer = make([]byte, 4*got.n)
+			}
 		case got.ended || over || !follow:
 			return nil
 		default:

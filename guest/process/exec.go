@@ -10,8 +10,13 @@ import (
 )
 
 const (
-	drainMax   = 250 * time.Millisecond // after the end of the main process, for pipes that an orphan holds open
-	drainBytes = 65536
+	drainFor    = 250 * time.Millisecond // after the end of the main process, for pipes that an orphan holds open
+	drainLeast  = 16 << 10
+	drainMost   = 256 << 10
+	setPipeSize = 1031 // F_SETPIPE_SZ, which package syscall does not name
+
+	// gVisor's terminals never say that their other side was closed. What was written to them is there at once.
+	drainTerminal = 20 * time.Millisecond
 )
 
 // exec is one process tree: what was asked, what runs, what it said, how it ended.
@@ -99,10 +104,14 @@ func (m *Manager) follow(e *exec, end <-chan ended, pipes []pipe) {
 	}
 	stop() // a writer that waits for a reader would wait for ever
 	if e.survivors.Load() {
-		waitFor(&drains, drainMax)
+		waitFor(&drains, drainFor)
 	} else {
+		most := drainFor
+		if e.master != nil {
+			most = drainTerminal
+		}
 		for _, each := range pipes {
-			_ = each.from.SetReadDeadline(time.Now().Add(drainMax))
+			_ = each.from.SetReadDeadline(time.Now().Add(most))
 		}
 		drains.Wait()
 		if e.master != nil {
@@ -156,17 +165,31 @@ type pipe struct {
 	to   *ring
 }
 
+// drain moves output from a pipe to its ring. Who says much gets more room: in gVisor each call costs as much as copying 64 KiB.
 func drain(ctx context.Context, p pipe) {
-	buffer := make([]byte, drainBytes)
+	buffer := make([]byte, drainLeast)
 	for {
 		n, err := p.from.Read(buffer)
 		p.to.write(ctx, buffer[:n])
 		if err != nil {
 			break // EOF; EIO of a PTY that nobody holds open any more; the deadline
 		}
+		if n == len(buffer) && n < drainMost {
+			buffer = make([]byte, 4*n)
+			enlarge(p.from, len(buffer))
+		}
 	}
 	_ = p.from.Close()
 	p.to.finish()
+}
+
+// enlarge asks for a bigger pipe. It may be refused; then it stays as it is.
+func enlarge(pipe *os.File, size int) {
+	if connection, err := pipe.SyscallConn(); err == nil {
+		_ = connection.Control(func(fd uintptr) {
+			_, _, _ = syscall.RawSyscall(syscall.SYS_FCNTL, fd, setPipeSize, uintptr(size))
+		})
+	}
 }
 
 func waitFor(group *sync.WaitGroup, most time.Duration) {

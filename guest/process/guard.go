@@ -12,8 +12,8 @@ import (
 
 // How often the guard looks, only while something runs: rarely, and often once a quarter of a limit is used.
 const (
-	guardPause  = 250 * time.Millisecond
-	guardHurry  = 20 * time.Millisecond
+	guardPause   = 250 * time.Millisecond
+	guardHurry   = 20 * time.Millisecond
 	addressLeast = 64 << 30 // of address space: runtimes reserve much more than they use
 )
 

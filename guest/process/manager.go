@@ -24,9 +24,9 @@ const (
 
 // Config is what does not change while the agent runs.
 type Config struct {
-	Work  string            // where processes start, and the home of box
-	State string            // where rings are; emptied at the start
-	UID   int               // of box
+	Work  string // where processes start, and the home of box
+	State string // where rings are; emptied at the start
+	UID   int    // of box
 	GID   int
 	Env   map[string]string // of the image
 }

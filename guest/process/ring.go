@@ -15,7 +15,7 @@ const (
 	flyingMax = 1 << 19 // sent but perhaps never received (a window and pipes): `block` keeps it for a host that asks again
 
 	// What a pipe and we may still hold when the process has ended: `block` then writes it without waiting for a reader.
-	reserveBytes = 2 << 16
+	reserveBytes = 2 * drainMost
 )
 
 // hole is a range of output that was lost, and why.

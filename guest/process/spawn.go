@@ -8,9 +8,9 @@ import (
 
 // prctl numbers that package syscall does not have.
 const (
-	prSetNoNewPrivs    = 38
-	prSetSubreaper     = 36
-	prCapBSetDrop      = 24
+	prSetNoNewPrivs  = 38
+	prSetSubreaper   = 36
+	prCapBSetDrop    = 24
 	capabilitiesMost = 64 // higher than the highest of any kernel; dropping one that does not exist fails harmlessly
 )
 

@@ -78,10 +78,10 @@ func decodeAll(t testing.TB, from io.Reader) ([]Frame, *Decoder) {
 
 func TestVectorsDecodeHoweverTheyAreChunked(t *testing.T) {
 	chunkings := map[string]func(io.Reader) io.Reader{
-		"whole":          func(r io.Reader) io.Reader { return r },
-		"byte by byte":   iotest.OneByteReader,
-		"halves":         iotest.HalfReader,
-		"data with EOF":  iotest.DataErrReader,
+		"whole":         func(r io.Reader) io.Reader { return r },
+		"byte by byte":  iotest.OneByteReader,
+		"halves":        iotest.HalfReader,
+		"data with EOF": iotest.DataErrReader,
 	}
 	for _, v := range vectors(t) {
 		input := join(t, v.Input)
