@@ -152,9 +152,11 @@ func mountRuntime() error {
 		{"devpts", "/dev/pts", "devpts", syscall.MS_NOSUID | syscall.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666", 0o755},
 		{"tmpfs", "/dev/shm", "tmpfs", plain, "mode=1777,size=25%", 0o1777},
 		{"tmpfs", "/run", "tmpfs", plain | syscall.MS_NOEXEC, "mode=0755,size=10%", 0o755},
-		{"cgroup2", "/sys/fs/cgroup", "cgroup2", plain | syscall.MS_NOEXEC, "", 0o755},
 	})
 	if err != nil {
+		return err
+	}
+	if err := mountCgroups(plain | syscall.MS_NOEXEC); err != nil {
 		return err
 	}
 	// What udev would make: shells' process substitution and many scripts need them.
@@ -164,6 +166,18 @@ func mountRuntime() error {
 		}
 	}
 	return nil
+}
+
+// mountCgroups mounts what the repair freezes processes with. Moving one into a group waits for every processor in turn,
+// tens of milliseconds each, unless the kernel (6.0 and later) is told that groups change often.
+func mountCgroups(flags uintptr) error {
+	groups := mountPoint{"cgroup2", "/sys/fs/cgroup", "cgroup2", flags, "favordynmods", 0o755}
+	err := groups.mount()
+	if errors.Is(err, syscall.EINVAL) {
+		groups.data = ""
+		err = groups.mount()
+	}
+	return err
 }
 
 // makeFolder makes a folder unless it is there, gives it to the owner, and sets its mode whatever the umask is.

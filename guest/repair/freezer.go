@@ -11,28 +11,30 @@ import (
 )
 
 const (
-	freezeTimeout = 2 * time.Second
+	// freezeTimeout is generous: software emulation on a host whose processors are taken needs a second for a few processes.
+	freezeTimeout = 10 * time.Second
 	freezePoll    = 500 * time.Microsecond
-	heldGroup     = "callbox.held"
+	// HeldGroup is the cgroup of what a save freezes. Processes that are started in it need not be moved to it.
+	HeldGroup = "/sys/fs/cgroup/callbox.held"
 )
 
 // freezer holds every process but the agent while the machine is saved and until it is repaired, so that none of them
 // draws random bytes that its twin draws too. A cgroup does that without their noticing; stop signals would wake their
 // parents and continue what its user had stopped.
 type freezer struct {
-	folder string // where cgroup2 is mounted
+	group   string
+	skipped map[string]bool // kernel threads seen since freeze began
 }
-
-func (f *freezer) group() string { return filepath.Join(f.folder, heldGroup) }
 
 // freeze moves all processes into one frozen group. A parent that is moved is frozen and forks no more, so the rounds end.
 func (f *freezer) freeze() error {
-	if err := os.Mkdir(f.group(), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(f.group, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	if err := f.set("1"); err != nil {
 		return err
 	}
+	f.skipped = map[string]bool{}
 	err := f.gather(time.Now().Add(freezeTimeout))
 	if err != nil {
 		return errors.Join(err, f.set("0"))
@@ -78,10 +80,14 @@ func (f *freezer) round() (int, error) {
 			return 0, err
 		}
 		for pid := range strings.FieldsSeq(string(content)) {
-			if pid == "1" || pid == "0" || isKernelThread(pid) {
+			if pid == "1" || pid == "0" || f.skipped[pid] {
 				continue
 			}
-			err := os.WriteFile(filepath.Join(f.group(), "cgroup.procs"), []byte(pid), 0)
+			if isKernelThread(pid) {
+				f.skipped[pid] = true
+				continue
+			}
+			err := os.WriteFile(filepath.Join(f.group, "cgroup.procs"), []byte(pid), 0)
 			if errors.Is(err, syscall.ESRCH) {
 				continue
 			}
@@ -97,7 +103,7 @@ func (f *freezer) round() (int, error) {
 // groups are all but ours: a workload with root's rights may have made some.
 func (f *freezer) groups() ([]string, error) {
 	var all []string
-	err := filepath.WalkDir(f.folder, func(path string, entry os.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Dir(f.group), func(path string, entry os.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, os.ErrNotExist):
 			return nil
@@ -105,7 +111,7 @@ func (f *freezer) groups() ([]string, error) {
 			return err
 		case !entry.IsDir():
 			return nil
-		case path == f.group():
+		case path == f.group:
 			return filepath.SkipDir
 		}
 		all = append(all, path)
@@ -115,19 +121,19 @@ func (f *freezer) groups() ([]string, error) {
 }
 
 // isKernelThread: kernel threads have no memory of their own, cannot be moved, and draw nothing for users.
-// A zombie looks the same and is as harmless.
+// A zombie looks the same and is as harmless; so is what died since.
 func isKernelThread(pid string) bool {
 	content, err := os.ReadFile("/proc/" + pid + "/statm")
 	return err != nil || strings.HasPrefix(string(content), "0 ")
 }
 
 func (f *freezer) isFrozen() (bool, error) {
-	content, err := os.ReadFile(filepath.Join(f.group(), "cgroup.events"))
+	content, err := os.ReadFile(filepath.Join(f.group, "cgroup.events"))
 	return strings.Contains(string(content), "frozen 1"), err
 }
 
 func (f *freezer) set(value string) error {
-	return os.WriteFile(filepath.Join(f.group(), "cgroup.freeze"), []byte(value), 0)
+	return os.WriteFile(filepath.Join(f.group, "cgroup.freeze"), []byte(value), 0)
 }
 
 // thaw lets them go on. They stay in the group: their children are then born in it.

@@ -1,6 +1,7 @@
 package repair
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -53,7 +54,9 @@ func thisSystem() system {
 	case isGvisor():
 		made.kind = gvisor
 	default:
-		box := &freezer{folder: "/sys/fs/cgroup"}
+		box := &freezer{group: HeldGroup}
+		// Made early, for those who start processes in it. Where it cannot be made, freezing says so.
+		_ = os.Mkdir(box.group, 0o755)
 		made.freeze, made.thaw = box.freeze, box.thaw
 	}
 	return made
@@ -195,6 +198,12 @@ func (s system) generation(wanted *order) (string, error) {
 // replace writes a file so that readers see the old or the new content. Not synced: a machine that crashes is repaired
 // again before it serves. The folders belong to root, so nobody else can have made the temporary name a link.
 func replace(path string, content []byte, mode os.FileMode) error {
+	// A resume changes nothing here, and renames wait for the disk.
+	if info, err := os.Lstat(path); err == nil && info.Mode() == mode && info.Size() == int64(len(content)) {
+		if now, err := os.ReadFile(path); err == nil && bytes.Equal(now, content) {
+			return nil
+		}
+	}
 	temporary := path + ".callbox"
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
