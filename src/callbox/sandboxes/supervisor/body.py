@@ -8,63 +8,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from callbox.errors import SandboxError, SandboxLost, SnapshotRefused
 from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.driver import Driver, Machine, MachineSpec
-from callbox.sandboxes.home import Home
 from callbox.sandboxes.states import Event, State, next_state
 from callbox.sandboxes.supervisor import saved
-from callbox.sandboxes.supervisor.disk_check import check_disk
-from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree, rename_durably, sync_folder
+from callbox.sandboxes.supervisor.disk_check import hold_disk, is_same_disk, take_back_disk
+from callbox.sandboxes.supervisor.disk_writes import in_thread, make_anew, make_place, remove_tree, rename_durably
 from callbox.sandboxes.supervisor.events import EventLog
-from callbox.sandboxes.supervisor.pacing import LoopPacer, Pacer
-from callbox.sandboxes.supervisor.points import FaultPoints
 from callbox.sandboxes.supervisor.record import Record, machine_id_of, write_record
 from callbox.sandboxes.supervisor.repairing import RepairFailed, configure, repair
-from callbox.sandboxes.supervisor.settings import Settings
+from callbox.sandboxes.supervisor.sharing import Host, Receipt
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.body")
-
-
-class Host:
-    """What all sandboxes of a supervisor share."""
-
-    def __init__(
-        self,
-        home: Home,
-        *,
-        settings: Settings | None = None,
-        points: FaultPoints | None = None,
-        pacer: Pacer | None = None,
-        disk_checker: Callable[[Path], Awaitable[None]] = check_disk,
-    ) -> None:
-        self.home = home
-        self.settings = settings or Settings()
-        self.points = points or FaultPoints()
-        self.pacer = pacer or LoopPacer()
-        self.check_disk = disk_checker
-        self.boots = asyncio.Semaphore(self.settings.boots_at_once)
-        self.restores = asyncio.Semaphore(self.settings.restores_at_once)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """What it took to get a sandbox running."""
-
-    tier: str
-    ms: float
-    generation: int
-    repairs: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
-
-    def to_json(self) -> dict[str, Any]:
-        """As clients get it."""
-        return {"tier": self.tier, "ms": self.ms, "repairs": self.repairs, "generation": self.generation}
 
 
 class Body:
@@ -105,7 +66,7 @@ class Body:
 
     async def place_anew(self) -> None:
         """Make the folder and the record of a sandbox that is being created."""
-        await in_thread(_make_place, self.place)
+        await in_thread(make_place, self.place)
         self._reach("create.placed")
         await self.write()
         self._reach("create.recorded")
@@ -243,7 +204,7 @@ class Body:
             await self._expect_repair()
         await self.disconnect()
         try:
-            await in_thread(_make_anew, folder)
+            await in_thread(make_anew, folder)
             self._reach("save.begun")
             await machine.save(folder / saved.MACHINE)
         except (SandboxError, OSError) as error:
@@ -304,7 +265,7 @@ class Body:
     async def settle_doubt(self, why: str) -> None:
         """After a restore that may have run: the saved memory holds only if nothing was touched since."""
         await self.kill()
-        if await in_thread(self._untouched):
+        if await in_thread(saved.is_untouched, self.saved_folder, self.place / "disk.img"):
             self.record.waking = False
             self.note(why)
             await self.write()
@@ -338,7 +299,7 @@ class Body:
         disk, kept = self.place / "disk.img", self.place / "disk.kept"
         if not (disk.exists() or kept.exists()):
             raise SandboxError("Its disk is gone.", hint="Delete the sandbox.")
-        await in_thread(_hold_disk, disk, kept)
+        await in_thread(hold_disk, disk, kept)
         await self.host.check_disk(disk)
         self.record.serial += 1  # from now on its saved memory is void
         await self.write()
@@ -346,11 +307,11 @@ class Body:
         await in_thread(remove_tree, self.saved_folder)
         try:
             await self.boot()
-            if not await in_thread(_is_same_disk, disk, kept):
+            if not await in_thread(is_same_disk, disk, kept):
                 raise SandboxError(f"The driver {self.driver.name} did not boot from the sandbox's own disk.")
         except SandboxError:
             await self.kill()
-            await in_thread(_take_back_disk, disk, kept)
+            await in_thread(take_back_disk, disk, kept)
             raise
         await in_thread(kept.unlink)
         self._reach("reboot.booted")
@@ -422,17 +383,6 @@ class Body:
         """Remember an event for `callbox sandbox logs`."""
         _LOG.info("%s (%s): %s", self.record.id, self.record.name, text)
         self.events.add(self.host.pacer.wall(), text)
-
-    def _untouched(self) -> bool:
-        try:
-            manifest = saved.read_manifest(self.saved_folder)
-            if manifest is None or manifest.get("disk") != saved.disk_marks(self.place / "disk.img"):
-                return False
-            # Some drivers take the memory in use where it is, and mark that by removing a part of it.
-            saved.check_files(self.saved_folder, manifest, thorough=False)
-        except SnapshotRefused:
-            return False
-        return True
 
     def _commit_save(self, folder: Path, fingerprint: Mapping[str, str]) -> None:
         manifest = saved.describe(
@@ -527,7 +477,7 @@ class Body:
         return Receipt(tier=tier, ms=ms, generation=self.record.generation, repairs=repairs)
 
     @asynccontextmanager
-    async def _starting(self, turn: asyncio.Semaphore, timeout_s: float) -> AsyncIterator[None]:
+    async def _starting(self, turn: asyncio.Semaphore, timeout_s: float) -> AsyncGenerator[None]:
         """Bound the start of a machine in number and time; a start that fails leaves no machine."""
         async with turn:
             try:
@@ -542,31 +492,3 @@ class Body:
             except SandboxError:
                 await self.kill()
                 raise
-
-
-def _make_place(place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    place.mkdir(mode=0o700)
-
-
-def _make_anew(folder: Path) -> None:
-    remove_tree(folder)
-    folder.mkdir(mode=0o700)
-
-
-def _hold_disk(disk: Path, kept: Path) -> None:
-    """Give the disk a second name for the time of a boot, so that nothing that a driver does can lose it."""
-    if kept.exists():
-        # We died in such a boot: what has the second name is the sandbox's disk.
-        _take_back_disk(disk, kept)
-    kept.hardlink_to(disk)
-    sync_folder(disk.parent)
-
-
-def _is_same_disk(disk: Path, kept: Path) -> bool:
-    return disk.exists() and disk.samefile(kept)
-
-
-def _take_back_disk(disk: Path, kept: Path) -> None:
-    disk.unlink(missing_ok=True)
-    rename_durably(kept, disk)

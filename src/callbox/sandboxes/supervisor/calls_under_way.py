@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from callbox.errors import SandboxStateError
@@ -19,7 +19,7 @@ class Calls:
         self._fewer = asyncio.Event()
 
     @contextmanager
-    def under_way(self, *, long: bool) -> Iterator[None]:
+    def under_way(self, *, long: bool) -> Generator[None]:
         """Count the current task in, until the block ends.
 
         Raises:

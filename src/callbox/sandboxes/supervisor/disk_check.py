@@ -1,4 +1,4 @@
-"""Whether the disk of a machine that died can be booted again."""
+"""The disk of a machine that died: whether it can be booted again, and that no boot can lose it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from callbox.errors import SandboxError
+from callbox.sandboxes.supervisor.disk_writes import rename_durably, sync_folder
 
 CHECK_TIMEOUT_S = 300.0
 """For one check; it reads the used part of the disk's metadata."""
@@ -42,3 +43,23 @@ async def check_disk(disk: Path) -> None:
     if code is None or code >= _UNCORRECTED:
         last = said.decode(errors="replace").strip()[-300:]
         raise SandboxError(f"Its disk is damaged (e2fsck says {code}): {last}", hint="Delete the sandbox.")
+
+
+def hold_disk(disk: Path, kept: Path) -> None:
+    """Give the disk a second name for the time of a boot, so that nothing that a driver does can lose it."""
+    if kept.exists():
+        # We died in such a boot: what has the second name is the sandbox's disk.
+        take_back_disk(disk, kept)
+    kept.hardlink_to(disk)
+    sync_folder(disk.parent)
+
+
+def is_same_disk(disk: Path, kept: Path) -> bool:
+    """Whether both names are still of one file."""
+    return disk.exists() and disk.samefile(kept)
+
+
+def take_back_disk(disk: Path, kept: Path) -> None:
+    """Have the disk of before the boot under its first name again."""
+    disk.unlink(missing_ok=True)
+    rename_durably(kept, disk)

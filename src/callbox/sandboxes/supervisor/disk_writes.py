@@ -65,3 +65,15 @@ def remove_tree(folder: Path) -> None:
         folder.unlink()
     elif folder.is_dir():
         shutil.rmtree(folder)
+
+
+def make_place(place: Path) -> None:
+    """Make the private folder of a new sandbox."""
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place.mkdir(mode=0o700)
+
+
+def make_anew(folder: Path) -> None:
+    """Make an empty private folder, in place of one that was left there."""
+    remove_tree(folder)
+    folder.mkdir(mode=0o700)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from callbox.errors import (
     CallboxError,
@@ -22,12 +22,13 @@ from callbox.errors import (
 from callbox.sandboxes.driver import Driver, RootImage
 from callbox.sandboxes.spec import SandboxSpec, check_name
 from callbox.sandboxes.states import HELD, State
-from callbox.sandboxes.supervisor.body import Body, Host, Receipt
+from callbox.sandboxes.supervisor.body import Body
 from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree
 from callbox.sandboxes.supervisor.drivers import Drivers
 from callbox.sandboxes.supervisor.keeper import Keeper
 from callbox.sandboxes.supervisor.reaper import recover, sweep
 from callbox.sandboxes.supervisor.record import Record, image_from_json, new_sandbox_id, spec_from_json
+from callbox.sandboxes.supervisor.sharing import Host, Receipt
 from callbox.sandboxes.supervisor.snapshots import Snapshots
 from callbox.sandboxes.supervisor.spares import Kind, Spares
 
@@ -133,9 +134,9 @@ class Fleet:
         most = self.host.settings.fork_max
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= most:
             raise ConfigurationError(f"A fork of {count!r} is not possible.", hint=f"Use 1 to {most}.")
-        if names is not None and (not isinstance(names, list) or len(names) != count or len(set(names)) != count):
+        if names is not None and not _are_names(names, count):
             raise ConfigurationError("names must be as many different names as children.")
-        given: Sequence[str | None] = names or [None] * count
+        given = cast("list[str | None]", names or [None] * count)
         folder = self.snapshots.fork_folder()
         record = parent.body.record
 
@@ -273,6 +274,13 @@ class Fleet:
                     return
                 except CallboxError as error:
                     keeper.body.note(f"could not go to {tier} standby at the end of the supervisor: {error.message}")
+
+
+def _are_names(names: Any, count: int) -> bool:
+    if not isinstance(names, list):
+        return False
+    each = cast("list[Any]", names)
+    return all(isinstance(name, str) for name in each) and len(each) == count == len(set(each))
 
 
 class _Reservation:

@@ -10,20 +10,21 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from callbox.errors import CallboxError, SandboxError, SandboxLost, SandboxNotFound, SandboxStateError
 from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.driver import Machine
 from callbox.sandboxes.states import AWAKE, HELD, Event, State, next_state
-from callbox.sandboxes.supervisor.body import Body, Receipt
+from callbox.sandboxes.supervisor.body import Body
 from callbox.sandboxes.supervisor.calls_under_way import Calls
 from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree
 from callbox.sandboxes.supervisor.pacing import Alarm
 from callbox.sandboxes.supervisor.record import machine_id_of
+from callbox.sandboxes.supervisor.sharing import Receipt
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.keeper")
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Keeper:
     # --- what others ask ---
 
     @asynccontextmanager
-    async def use(self, *, long: bool = False) -> AsyncIterator[Channel]:
+    async def use(self, *, long: bool = False) -> AsyncGenerator[Channel]:
         """Have it awake, and keep it awake, for the length of one call.
 
         Args:
@@ -338,9 +339,11 @@ class Keeper:
             return False
         async with asyncio.timeout(self.body.host.settings.guest_timeout_s):
             reply = await channel.call("exec.list")
-        execs = reply.get("execs")
+        execs: Any = reply.get("execs")
         return isinstance(execs, list) and any(
-            isinstance(each, dict) and each.get("running") and each.get("keep_alive") for each in execs
+            bool(each.get("running") and each.get("keep_alive"))
+            for each in cast("list[Mapping[str, Any]]", execs)
+            if isinstance(each, Mapping)
         )
 
     def _arm(self) -> None:

@@ -137,7 +137,7 @@ class Operations:
         return {}
 
     async def _snapshot_restore(self, request: Request) -> Mapping[str, Any]:
-        changes = request.get("spec") or {}
+        changes: Any = request.get("spec") or {}
         if not isinstance(changes, Mapping):
             raise ConfigurationError("spec must be an object.")
         named = cast("Mapping[str, Any]", changes)

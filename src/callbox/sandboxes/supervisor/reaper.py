@@ -13,10 +13,11 @@ from callbox.sandboxes.home import Home
 from callbox.sandboxes.spec import SandboxSpec
 from callbox.sandboxes.states import State
 from callbox.sandboxes.supervisor import saved
-from callbox.sandboxes.supervisor.body import Body, Host, Receipt
+from callbox.sandboxes.supervisor.body import Body
 from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree, rename_durably
 from callbox.sandboxes.supervisor.drivers import Drivers
 from callbox.sandboxes.supervisor.record import Record, is_sandbox_id, machine_id_of, read_record
+from callbox.sandboxes.supervisor.sharing import Host, Receipt
 from callbox.sandboxes.supervisor.snapshots import NEW
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.reaper")
@@ -111,8 +112,8 @@ async def recover(body: Body) -> None:
     try:
         adopted = await body.adopt()
     except (SandboxError, OSError) as error:
-        if record.state is State.FAILED:
-            return
+        if body.record.reason is not None:
+            return  # it has failed, and its record says why
         adopted, failure = False, f"Its machine could not be taken over: {error}"
     if adopted:
         body.note("taken over by a new supervisor")

@@ -248,7 +248,7 @@ def _object(value: Any, what: str, known: set[str] | None) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{what} must be an object.")
     fields = dict(cast("Mapping[str, Any]", value))
-    unknown = set() if known is None else set(fields) - known
+    unknown = set(fields) - (set(fields) if known is None else known)
     if unknown:
         raise ConfigurationError(f"{what} has no {', '.join(sorted(unknown))}.")
     return fields

@@ -12,7 +12,7 @@ import secrets
 import time
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from callbox.errors import CallboxError, SandboxError
 from callbox.sandboxes.channel import Channel
@@ -56,8 +56,9 @@ async def repair(
         raise RepairFailed(f"The guest did not answer the repair within {timeout_s:g} s.") from None
     except CallboxError as error:
         raise RepairFailed(f"The guest's repair failed: {error.message}") from error
-    repairs = reply.get("repairs")
-    if not isinstance(repairs, list) or tuple(_name(each) for each in repairs) != ORDER:
+    answer: Any = reply.get("repairs")
+    repairs = cast("list[Any]", answer) if isinstance(answer, list) else []
+    if tuple(_name(each) for each in repairs) != ORDER:
         raise RepairFailed(f"The guest did not repair everything: {str(repairs)[:200]}.")
     return repairs
 
@@ -85,4 +86,4 @@ async def configure(
 
 
 def _name(repair: Any) -> Any:
-    return repair.get("name") if isinstance(repair, Mapping) else None
+    return cast("Mapping[str, Any]", repair).get("name") if isinstance(repair, Mapping) else None

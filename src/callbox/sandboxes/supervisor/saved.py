@@ -135,6 +135,19 @@ def disk_marks(disk: Path) -> dict[str, int] | None:
     return {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
+def is_untouched(folder: Path, disk: Path) -> bool:
+    """Whether saved memory and the disk that belongs to it are as they were saved: nothing ran on them since."""
+    try:
+        manifest = read_manifest(folder)
+        if manifest is None or manifest.get("disk") != disk_marks(disk):
+            return False
+        # Some drivers take the memory in use where it is, and mark that by removing a part of it.
+        check_files(folder, manifest, thorough=False)
+    except SnapshotRefused:
+        return False
+    return True
+
+
 def drop_from_page_cache(folders: list[Path]) -> None:
     """Ask the kernel to forget its copy of all files in `folders` (they are on disk)."""
     for folder in folders:

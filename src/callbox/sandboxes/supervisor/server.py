@@ -17,7 +17,6 @@ from callbox.errors import CallboxError
 from callbox.sandboxes.channel import Channel, Incoming, relay
 from callbox.sandboxes.driver import Driver, RootImage
 from callbox.sandboxes.home import Home
-from callbox.sandboxes.supervisor.body import Host
 from callbox.sandboxes.supervisor.disk_check import check_disk
 from callbox.sandboxes.supervisor.drivers import Drivers
 from callbox.sandboxes.supervisor.fleet import Fleet
@@ -25,6 +24,7 @@ from callbox.sandboxes.supervisor.operations import Operations, unknown_operatio
 from callbox.sandboxes.supervisor.pacing import Pacer
 from callbox.sandboxes.supervisor.points import FaultPoints
 from callbox.sandboxes.supervisor.settings import Settings
+from callbox.sandboxes.supervisor.sharing import Host
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.server")
 

@@ -11,10 +11,10 @@ from callbox.ids import new_id
 from callbox.sandboxes.driver import Driver, MachineSpec
 from callbox.sandboxes.spec import check_name
 from callbox.sandboxes.supervisor import saved
-from callbox.sandboxes.supervisor.body import Host
 from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree, rename_durably
 from callbox.sandboxes.supervisor.keeper import Keeper
 from callbox.sandboxes.supervisor.record import image_to_json, spec_to_json
+from callbox.sandboxes.supervisor.sharing import Host
 
 NEW = ".new"
 """End of the name of a folder that is not complete: removed at the next start."""

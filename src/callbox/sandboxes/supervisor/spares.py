@@ -12,9 +12,10 @@ from callbox.errors import SandboxError, SandboxStateError
 from callbox.sandboxes.driver import Driver, RootImage
 from callbox.sandboxes.spec import SandboxLimits, SandboxSpec
 from callbox.sandboxes.states import State
-from callbox.sandboxes.supervisor.body import Body, Host
+from callbox.sandboxes.supervisor.body import Body
 from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree
 from callbox.sandboxes.supervisor.record import Record, new_sandbox_id
+from callbox.sandboxes.supervisor.sharing import Host
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.spares")
 
