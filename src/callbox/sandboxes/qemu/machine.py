@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import time
+import weakref
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ _CONSOLE_SAID_BYTES = 600
 _CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
 
 
+_held: weakref.WeakValueDictionary[str, QemuMachine] = weakref.WeakValueDictionary()
+"""Who holds the control connection of a machine, in this process."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recognised:
     """What `adopt` needs: written when the machine starts, believed only together with QEMU's own answer."""
@@ -61,6 +66,7 @@ class QemuMachine:
         self._child = child
         self._group = Cgroup(spec.machine_id)
         self._reason = ""
+        _held[spec.machine_id] = self
         shutdown = control.expect(lambda name, _: name == "SHUTDOWN")
         self._watch = asyncio.create_task(self._end_after(shutdown), name=f"qemu-{spec.machine_id[:8]}")
 
@@ -95,6 +101,10 @@ class QemuMachine:
     @classmethod
     async def adopt(cls, spec: MachineSpec) -> QemuMachine | None:
         """Connect to the machine that runs in `spec.place`, or return None. A pid alone is never believed."""
+        held = _held.get(spec.machine_id)
+        if held is not None:
+            # QEMU serves one control connection at a time, and another object of this process has it.
+            await held.forget()
         recognised = await asyncio.to_thread(_read_record, spec.place / "run" / RECORD_FILE)
         if recognised is None or not recognised.identity.alive():
             return None
