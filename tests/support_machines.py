@@ -17,8 +17,7 @@ from callbox.sandboxes.channel import Channel, Data
 from callbox.sandboxes.driver import Driver, Machine, MachineSpec
 from callbox.sandboxes.host.cgroups import Cgroup
 from callbox.sandboxes.host.mounts import loop_devices_below, mounts_below
-from callbox.sandboxes.host.processes import find_marked, find_using, state_of
-from callbox.sandboxes.host.reap import PROGRAMS
+from callbox.sandboxes.host.processes import PROGRAMS, find_marked, find_using, state_of
 
 ANSWER_S = 60.0
 

@@ -11,14 +11,17 @@ import pytest
 
 from callbox.errors import SandboxError, SandboxLost
 from callbox.sandboxes.gvisor.driver import GvisorDriver
+from callbox.sandboxes.host import cgroups
 from callbox.sandboxes.host.processes import state_of
 from support import until
 from support_machines import ANSWER_S, MachineRoom, left_of
+from support_qemu import ContractQemuDriver
 
 pytestmark = pytest.mark.vm
 
 GVISOR = pytest.param(GvisorDriver, id="gvisor")
-every_driver = pytest.mark.parametrize("room", [GVISOR], indirect=True)
+QEMU = pytest.param(ContractQemuDriver, id="qemu")
+every_driver = pytest.mark.parametrize("room", [GVISOR, QEMU], indirect=True)
 only_gvisor = pytest.mark.parametrize("room", [GVISOR], indirect=True)
 
 
@@ -251,3 +254,31 @@ async def test_connection_survives_a_capture_with_an_open_stream(room: MachineRo
     await guest.machine.capture(tmp_path / "captured")
     done = await lines
     assert done.stdout.split() == [str(n).encode() for n in range(1, 41)]
+
+
+@only_gvisor
+async def test_machine_stops_and_goes_on_where_there_are_no_groups(
+    room: MachineRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "_host", lambda: cgroups.HostGroups(0, {}))
+    guest = await room.boot()
+    assert len(guest.machine.pids) >= 3
+    await guest.machine.freeze()
+    late = asyncio.create_task(guest.channel.ping())
+    done, _ = await asyncio.wait([late], timeout=0.05)
+    assert not done
+    await guest.machine.thaw()
+    async with asyncio.timeout(ANSWER_S):
+        await late
+    again = await room.driver.adopt(guest.spec)
+    assert again is not None
+    await again.kill()
+    assert left_of(guest.spec) == []
+
+
+@only_gvisor
+async def test_memory_bomb_ends_its_process_and_not_the_machine(room: MachineRoom) -> None:
+    guest = await room.boot(memory_mb=192)
+    bomb = await guest.sh("tail /dev/zero")  # keeps one endless line in memory
+    assert bomb.exit_code is None
+    assert (await guest.sh("echo alive")).stdout == b"alive\n"

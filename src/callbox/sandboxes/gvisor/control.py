@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from callbox.errors import SandboxError, SandboxLost
 
@@ -81,10 +81,10 @@ def _reply(connection: socket.socket) -> dict[str, Any]:
             break
         data += more
         try:
-            reply = json.loads(data)
+            reply: Any = json.loads(data)
         except ValueError:
             continue
-        return reply if isinstance(reply, dict) else {}
+        return cast("dict[str, Any]", reply) if isinstance(reply, dict) else {}
     raise SandboxLost("The sandbox ended without an answer.")
 
 

@@ -117,7 +117,7 @@ class GvisorDriver:
             chosen, serial = str(known["platform"]), int(known["serial"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if not sandbox.alive() or sandbox.pid not in Cgroup(spec.machine_id).pids():
+        if not sandbox.alive() or sandbox.pid not in Cgroup(spec.machine_id, spec.place).pids():
             return None
         return GvisorMachine(spec, await find_runsc(), chosen, sandbox, serial)
 
@@ -138,7 +138,7 @@ class GvisorDriver:
 
     async def _start(self, spec: MachineSpec, runsc: Runsc, chosen: str, words: list[str]) -> GvisorMachine:
         """Mount, start, and wait until runsc says that the guest runs. Leaves nothing behind if it does not."""
-        paths, group = Paths(spec.place), Cgroup(spec.machine_id)
+        paths, group = Paths(spec.place), Cgroup(spec.machine_id, spec.place)
         try:
             _prepare(spec, paths)
             group.create(_host_limits(spec.limits))
@@ -172,11 +172,17 @@ class GvisorDriver:
             return Probe(usable=False, how="", secure=True, why=error.message, fix=error.hint or "")
         if os.geteuid() != 0:
             why = "runsc needs root for a private disk of its own per sandbox."
-            return Probe(usable=False, how="", secure=True, why=why, fix="sudo -E callbox ...")
+            return Probe(
+                usable=False,
+                how="",
+                secure=True,
+                why=why,
+                fix='Run callbox as root (sudo -E callbox doctor), or use driver="qemu".',
+            )
         key = await asyncio.to_thread(self._key, runsc)
         remembered = await asyncio.to_thread(self._remembered, key)
         if remembered is not None:
-            return Probe(usable=True, how=remembered, secure=True, why=f"A guest ran on runsc's {remembered}.")
+            return _works(remembered)
         reasons: list[str] = []
         for each in self._platforms:
             try:
@@ -186,7 +192,7 @@ class GvisorDriver:
                 reasons.append(f"{each}: {str(error).strip()[-200:] or 'no answer'}")
                 continue
             await asyncio.to_thread(self._remember, key, each)
-            return Probe(usable=True, how=each, secure=True, why=f"A guest ran on runsc's {each}.")
+            return _works(each)
         why = f"No platform of runsc {runsc.version} runs a guest with {agent.name} ({'; '.join(reasons)})."
         return Probe(usable=False, how="", secure=True, why=why, fix="apt-get install --reinstall runsc e2fsprogs")
 
@@ -234,6 +240,12 @@ class GvisorDriver:
             part = self._cache.with_name(f"{self._cache.name}.{os.getpid()}")
             part.write_text(json.dumps({"key": key, "platform": chosen}))
             part.replace(self._cache)
+
+
+def _works(chosen: str) -> Probe:
+    missing = Cgroup("0" * 32).unlimited
+    said = f" The host does not limit its {', '.join(missing)}: no control group can be written." if missing else ""
+    return Probe(usable=True, how=chosen, secure=True, why=f"A guest ran on runsc's platform {chosen}.{said}")
 
 
 def _hello() -> bytes:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +114,7 @@ class GvisorMachine:
         self._platform = platform
         self._sandbox = sandbox
         self._serial = serial
-        self._group = Cgroup(spec.machine_id)
+        self._group = Cgroup(spec.machine_id, spec.place)
         self._serial_next = serial + 1
         self._killed = False
         self._steady = asyncio.Event()
@@ -149,7 +149,15 @@ class GvisorMachine:
         """Checkpoint it, end what is left of it, and write everything to the disk."""
         self._must_live()
         async with self._changing():
-            await self._checkpoint(into)
+            stood = self._group.is_frozen()
+            try:
+                await self._checkpoint(into)
+            except SandboxLost:
+                raise
+            except BaseException:
+                if stood:
+                    await self._group.freeze()
+                raise
             await self._ended()
             await asyncio.to_thread(disks.sync_folder, into)
             self._killed = True
@@ -313,7 +321,7 @@ class GvisorMachine:
         return int(text)
 
     @contextlib.contextmanager
-    def _namespace(self) -> Iterator[int]:
+    def _namespace(self) -> Generator[int, None, None]:
         handle = os.open(f"/proc/{self._keeper()}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         try:
             yield handle
@@ -321,7 +329,7 @@ class GvisorMachine:
             os.close(handle)
 
     @contextlib.asynccontextmanager
-    async def _changing(self) -> AsyncIterator[None]:
+    async def _changing(self) -> AsyncGenerator[None, None]:
         self._steady.clear()
         try:
             yield
@@ -418,7 +426,7 @@ class _Outgoing(StreamReaderProtocol):
 
 
 @contextlib.contextmanager
-def _held(fifo: Path) -> Iterator[None]:
+def _held(fifo: Path) -> Generator[None, None, None]:
     handle = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         yield

@@ -50,6 +50,8 @@ class Runsc:
             # Newer ones would put a writable layer of their own over ours, which no checkpoint holds.
             "overlay2": "none",
             "panic-log": str(log),
+            # A machine that stood for minutes looks stuck to its kernel's watchdog when it goes on.
+            "watchdog-action": "log",
         }
         options += [f"--{name}={value}" for name, value in wanted.items() if name in self.flags]
         return [self.program, *options, *words]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callbox.errors import SandboxError
-from callbox.sandboxes.host.processes import find_marked, state_of, tree_of
+from callbox.sandboxes.host.processes import PROGRAMS, find_marked, find_using, is_traced, state_of, tree_of
 
 _log = logging.getLogger("callbox.sandboxes.cgroups")
 
@@ -65,7 +65,7 @@ class CgroupUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class _Host:
+class HostGroups:
     """Where groups can be made here: controller -> folder of `callbox` groups. Version 0: nowhere."""
 
     version: int
@@ -73,10 +73,16 @@ class _Host:
 
 
 class Cgroup:
-    """The group of one machine. Making the object touches nothing; `create` does."""
+    """The group of one machine. Making the object touches nothing; `create` does.
 
-    def __init__(self, machine_id: str) -> None:
+    Args:
+        machine_id: Its name.
+        place: The machine's folder: where there are no groups, members are also known by working in it.
+    """
+
+    def __init__(self, machine_id: str, place: Path | None = None) -> None:
         self.machine_id = machine_id
+        self._place = place
         host = _host()
         self.version = host.version
         self._by_controller = {name: folder / machine_id for name, folder in host.folders.items()}
@@ -134,7 +140,8 @@ class Cgroup:
     def pids(self) -> list[int]:
         """Members, in every part of the group. Without groups: what carries the marker, and its descendants."""
         if self.version == 0:
-            return tree_of(find_marked(self.machine_id))
+            using = [] if self._place is None else find_using(self._place, PROGRAMS)
+            return tree_of([*find_marked(self.machine_id), *using])
         found: set[int] = set()
         for file in self.join_files:
             with contextlib.suppress(OSError):
@@ -178,7 +185,7 @@ class Cgroup:
             return "frozen 1" in events
         if self.version == 1:
             return self._read("freezer", "freezer.state").strip() == "FROZEN"
-        members = self.pids()
+        members = self._untraced()
         return bool(members) and all(state_of(pid) in "TtZX" for pid in members)
 
     def usage(self) -> CgroupUsage:
@@ -236,9 +243,14 @@ class Cgroup:
         elif self.version == 1:
             (self._by_controller["freezer"] / "freezer.state").write_text("FROZEN" if frozen else "THAWED")
         else:
-            for pid in self.pids():
+            for pid in self._untraced():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def _untraced(self) -> list[int]:
+        """Members that a signal may stop. A traced one stands at its next system call, since its tracer stands;
+        a stop of its own would look to the tracer like something that the guest did."""
+        return [pid for pid in self.pids() if not is_traced(pid)]
 
     def _kill_once(self) -> bool:
         if self.version == 2:
@@ -309,7 +321,7 @@ def _number(text: str) -> int:
 
 
 @functools.cache
-def _host() -> _Host:
+def _host() -> HostGroups:
     """Find out once per process where groups can be made."""
     v1: dict[str, Path] = {}
     v2: list[Path] = []
@@ -325,15 +337,15 @@ def _host() -> _Host:
             v2.append(where)
     first = {name: parent for name, mount in v1.items() if (parent := _parent(_v1_top(name, mount))) is not None}
     if "freezer" in first:
-        return _Host(1, first)
+        return HostGroups(1, first)
     for mount in v2:
         parent = _parent_v2(mount)
         if parent is not None:
             found = {"cgroup": parent}
             enabled = (parent / "cgroup.subtree_control").read_text().split()
-            return _Host(2, found | {name: parent for name in _V2_WANTED if name in enabled})
+            return HostGroups(2, found | {name: parent for name in _V2_WANTED if name in enabled})
     _log.warning("no writable control group: machines are stopped with signals, and the host enforces no limit")
-    return _Host(0, {})
+    return HostGroups(0, {})
 
 
 def _v1_top(controller: str, mount: Path) -> Path:

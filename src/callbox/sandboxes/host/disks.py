@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -14,8 +13,6 @@ from pathlib import Path
 from callbox.errors import HostUnsuited, SandboxError
 
 _FICLONE = 0x4004_9409
-_FIFREEZE = 0xC004_5877
-_FITHAW = 0xC004_5878
 _COPY_BYTES = 8 << 20
 _MAKE_TIMEOUT_S = 60.0
 _NOT_POSSIBLE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM, errno.EBADF}
@@ -104,23 +101,6 @@ def sync_folder(folder: Path) -> None:
         if each.is_file() and not each.is_symlink():
             sync_path(each)
     sync_path(folder)
-
-
-@contextlib.contextmanager
-def frozen_file_system(mounted: Path) -> Iterator[None]:
-    """Write out everything of a mounted file system, and hold its writers until the block ends.
-
-    Whoever dies inside leaves it frozen, and then it can never be unmounted: only for blocks that nothing interrupts.
-    """
-    handle = os.open(mounted, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.ioctl(handle, _FIFREEZE, 0)
-        try:
-            yield
-        finally:
-            fcntl.ioctl(handle, _FITHAW, 0)
-    finally:
-        os.close(handle)
 
 
 def logical_bytes(path: Path) -> int:

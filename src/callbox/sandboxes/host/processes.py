@@ -13,6 +13,9 @@ from pathlib import Path
 MARKER = "CALLBOX_MACHINE"
 """Environment variable that names the machine that a process belongs to."""
 
+PROGRAMS = ("runsc", "qemu-system", "unshare", "nsenter")
+"""Programs that are a machine's when an argument of theirs is in its folder."""
+
 _PROC = Path("/proc")
 
 
@@ -79,6 +82,15 @@ def state_of(pid: int) -> str:
     """The letter of a process's state (`ps`); ``"X"`` if it is gone."""
     fields = _stat(pid)
     return "X" if fields is None else fields[0]
+
+
+def is_traced(pid: int) -> bool:
+    """Whether another process traces it."""
+    try:
+        lines = _bytes(pid, "status").splitlines()
+    except OSError:
+        return False
+    return any(line.startswith(b"TracerPid:") and line.split()[1] != b"0" for line in lines)
 
 
 def living() -> list[int]:

@@ -12,12 +12,9 @@ from pathlib import Path
 from callbox.errors import SandboxError
 from callbox.sandboxes.host.cgroups import LEVEL_TIMEOUT_S, Cgroup
 from callbox.sandboxes.host.mounts import loop_devices_below, mounts_below, release_loop, unmount
-from callbox.sandboxes.host.processes import find_marked, find_using, state_of, tree_of
+from callbox.sandboxes.host.processes import PROGRAMS, find_marked, find_using, state_of, tree_of
 
 _log = logging.getLogger("callbox.sandboxes.reap")
-
-PROGRAMS = ("runsc", "qemu-system", "unshare", "nsenter", "fuse2fs")
-"""Programs that are a machine's when an argument of theirs is in its folder."""
 
 
 async def reap(place: Path, machine_id: str) -> int:
@@ -29,7 +26,7 @@ async def reap(place: Path, machine_id: str) -> int:
     Raises:
         SandboxError: Something is left; the message names it.
     """
-    group = Cgroup(machine_id)
+    group = Cgroup(machine_id, place)
     found = await group.kill()
     strays = await asyncio.to_thread(_strays, place, machine_id)
     found += len(strays)
