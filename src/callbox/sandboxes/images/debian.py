@@ -172,6 +172,7 @@ def bootstrap(
         return None
     owners = unpack_tar(made, target)
     made.unlink()
+    _empty(target / "dev")
     return owners
 
 
