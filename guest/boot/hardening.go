@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// setting is one kernel parameter. A kernel that lacks it has nothing to harden there; one that refuses it is not trusted.
+// setting is one kernel parameter. A kernel that lacks it has nothing to harden there; one that refuses it is not
+// trusted.
 type setting struct{ path, value string }
 
 var settings = []setting{

@@ -168,8 +168,8 @@ func mountRuntime() error {
 	return nil
 }
 
-// mountCgroups mounts what the repair freezes processes with. Moving one into a group waits for every processor in turn,
-// tens of milliseconds each, unless the kernel (6.0 and later) is told that groups change often.
+// mountCgroups mounts what the repair freezes processes with. Moving one into a group waits for every processor in
+// turn, tens of milliseconds each, unless the kernel (6.0 and later) is told that groups change often.
 func mountCgroups(flags uintptr) error {
 	groups := mountPoint{"cgroup2", "/sys/fs/cgroup", "cgroup2", flags, "favordynmods", 0o755}
 	err := groups.mount()
@@ -193,11 +193,13 @@ func makeFolder(path string, mode os.FileMode, owner int) error {
 		// A link here could lead the later mounts and the ownership anywhere.
 		return fmt.Errorf("%s is not a folder", path)
 	}
-	if err := os.Lchown(path, owner, owner); err != nil && !errors.Is(err, syscall.EROFS) && !isKernelFileSystem(path) {
-		return err
+	if isKernelFileSystem(path) {
+		return nil
 	}
-	if err := syscall.Chmod(path, uint32(mode)); err != nil && !errors.Is(err, syscall.EROFS) && !isKernelFileSystem(path) {
-		return err
+	for _, err := range []error{os.Lchown(path, owner, owner), syscall.Chmod(path, uint32(mode))} {
+		if err != nil && !errors.Is(err, syscall.EROFS) {
+			return err
+		}
 	}
 	return nil
 }

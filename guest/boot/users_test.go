@@ -9,9 +9,12 @@ import (
 
 func TestBoxIsAddedToAnyImageOnce(t *testing.T) {
 	for name, before := range map[string]map[string]string{
-		"an empty image":        {},
-		"one without a newline": {"passwd": "root:x:0:0::/root:/bin/bash\nnode:x:1000:1000::/home/node:/bin/sh", "shadow": "root:*:1:::::"},
-		"one that has box":      {"passwd": "box:x:1000:1000::/work:/bin/bash\n", "group": "box:x:1000:\n"},
+		"an empty image": {},
+		"one without a newline": {
+			"passwd": "root:x:0:0::/root:/bin/bash\nnode:x:1000:1000::/home/node:/bin/sh",
+			"shadow": "root:*:1:::::",
+		},
+		"one that has box": {"passwd": "box:x:1000:1000::/work:/bin/bash\n", "group": "box:x:1000:\n"},
 	} {
 		folder := filepath.Join(t.TempDir(), "etc")
 		if err := os.MkdirAll(folder, 0o755); err != nil {

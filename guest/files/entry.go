@@ -82,8 +82,8 @@ func stat(_ operation.Stream, request json.RawMessage) (any, error) {
 	}{found}, nil
 }
 
-// regular opens a file for reading and refuses everything else. A FIFO or a terminal would make the reader wait for ever,
-// and opening a device can do things: so it is looked at first, opened without waiting, and looked at again.
+// regular opens a file for reading and refuses everything else. A FIFO or a terminal would make the reader wait for
+// ever, and opening a device can do things: so it is looked at first, opened without waiting, and looked at again.
 func (f *folder) regular(name string) (*os.File, error) {
 	found, err := f.status(name)
 	if err == nil {

@@ -1,7 +1,7 @@
 // Package files runs the fs.* operations of docs/guest-protocol.md.
 //
-// The host's requests come from a model, and the user box races with them: a folder that was looked at may be a symlink
-// when it is opened. So nothing here trusts a path twice. A path is walked by descriptors, one component after the other
+// The host's requests come from a model, and the user box races with them: a folder that was looked at may be a
+// symlink when it is opened. So nothing here trusts a path twice. A path is walked by descriptors, one component after the other
 // and never through a symlink (steps), with the rights of box (credentials); what is then done in a folder is done to a
 // name in it, relative to its descriptor (folder).
 package files

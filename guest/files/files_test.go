@@ -85,7 +85,8 @@ func TestAFailedWriteLeavesNothing(t *testing.T) {
 func TestAppendAdds(t *testing.T) {
 	workFolder(t)
 	for _, part := range []string{"one ", "two"} {
-		if _, err := call(t, newStream(t, strings.NewReader(part)), "fs.write", fields{"path": "log", "append": true}); err != nil {
+		request := fields{"path": "log", "append": true}
+		if _, err := call(t, newStream(t, strings.NewReader(part)), "fs.write", request); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -230,7 +231,10 @@ func TestSearchFindsLines(t *testing.T) {
 	folder := workFolder(t)
 	long := strings.Repeat("x", 600_000)
 	for path, content := range map[string]string{
-		"a.py": "one\ntwo needle\n", "d/b.txt": "äö needle\r\nneedle", "binary": "\x00needle", "long": long + "needle\n" + long[:1000] + "needle" + long,
+		"a.py":    "one\ntwo needle\n",
+		"d/b.txt": "äö needle\r\nneedle",
+		"binary":  "\x00needle",
+		"long":    long + "needle\n" + long[:1000] + "needle" + long,
 	} {
 		if err := put(t, path, content); err != nil {
 			t.Fatal(err)

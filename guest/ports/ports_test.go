@@ -30,7 +30,9 @@ func (p pipeStream) Send(_ operation.Channel, b []byte) error {
 func (p pipeStream) End() error      { return p.to.Close() }
 func (p pipeStream) Event(any) error { return nil }
 
-func run(ctx context.Context, op string, request map[string]any) (host io.WriteCloser, guest io.Reader, result chan error) {
+func run(
+	ctx context.Context, op string, request map[string]any,
+) (host io.WriteCloser, guest io.Reader, result chan error) {
 	toGuest, fromHost := io.Pipe()
 	toHost, fromGuest := io.Pipe()
 	result = make(chan error, 1)
@@ -174,7 +176,8 @@ func TestImpossiblePortsAreRefused(t *testing.T) {
 
 func TestMalformedTablesAreSkipped(t *testing.T) {
 	for _, line := range []string{
-		"", "sl local_address", "0: 0100007F 0 0A 0 0 0 0 0 5", "0: zz:1F90 0 0A 0 0 0 0 0 5", "0: 0100007F:1F9000 0 0A 0 0 0 0 0 5",
+		"", "sl local_address", "0: 0100007F 0 0A 0 0 0 0 0 5", "0: zz:1F90 0 0A 0 0 0 0 0 5",
+		"0: 0100007F:1F9000 0 0A 0 0 0 0 0 5",
 	} {
 		if found, ok := parse(line); ok {
 			t.Errorf("%q is %v", line, found)

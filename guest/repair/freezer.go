@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// freezeTimeout is generous: software emulation on a host whose processors are taken needs a second for a few processes.
+	// freezeTimeout is generous: software emulation on a busy host needs a second for a few processes.
 	freezeTimeout = 10 * time.Second
 	freezePoll    = 500 * time.Microsecond
 	// HeldGroup is the cgroup of what a save freezes. Processes that are started in it need not be moved to it.
@@ -26,7 +26,8 @@ type freezer struct {
 	skipped map[string]bool // kernel threads seen since freeze began
 }
 
-// freeze moves all processes into one frozen group. A parent that is moved is frozen and forks no more, so the rounds end.
+// freeze moves all processes into one frozen group. A parent that is moved is frozen and forks no more, so the rounds
+// end.
 func (f *freezer) freeze() error {
 	if err := os.Mkdir(f.group, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
