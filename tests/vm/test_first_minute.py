@@ -36,13 +36,20 @@ async def test_the_first_minute(home, tmp_path):
             assert (await box.resume()).tier == tier
             assert await server.poll() is None
         await server.kill()
+    assert await Sandbox.list(home=home) == []
 
+
+@pytest.mark.parametrize("tier", ["hot", "warm"])
+async def test_forks_of_a_sandbox_that_slept_have_its_files_and_their_own_chance(home, tier):
+    async with Sandbox.create("python", driver="gvisor", home=home) as box:
+        await box.files.write("kept.txt", "kept\n")
+        await box.standby(tier)
         kids = await box.fork(2)
-        said = await asyncio.gather(*(kid.run("cat app.py; head -c 16 /dev/urandom | base64") for kid in kids))
+        said = await asyncio.gather(*(kid.run("cat kept.txt; head -c 16 /dev/urandom | base64") for kid in kids))
+        assert all(result.stdout.startswith("kept\n") for result in said)
         assert len({result.stdout for result in said}) == 2
         for kid in kids:
             await kid.delete()
-    assert await Sandbox.list(home=home) == []
 
 
 async def test_the_same_without_async(home):

@@ -97,6 +97,10 @@ class Forward:
                     await _receive(stream, writer)
                     upward.cancel()
                     await stream.result()
+        except* asyncio.CancelledError:
+            # asyncio would log it as a failure of its own callback. `aclose` cancels these, nobody else does.
+            if self._server is not None:
+                raise
         except* (SandboxError, OSError) as failures:
             # The peer sees its connection end, as it would with a server that crashed.
             for failure in failures.exceptions:
