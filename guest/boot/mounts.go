@@ -66,7 +66,8 @@ func mountDisks() error {
 	}
 	if err := mountAll([]mountPoint{
 		{imageDisk, imageMount, "ext4", diskFlags | syscall.MS_RDONLY, "", 0o755},
-		{layerDisk, layerMount, "ext4", diskFlags, "errors=remount-ro", 0o755},
+		// discard: what is deleted inside gives its room back to the host, whose file is sparse.
+		{layerDisk, layerMount, "ext4", diskFlags, "errors=remount-ro,discard", 0o755},
 	}); err != nil {
 		return err
 	}
