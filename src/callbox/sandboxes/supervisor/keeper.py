@@ -237,7 +237,7 @@ class Keeper:
         """Have it run. Everybody who waits is served by the same wake: who comes later finds it running."""
         started = time.perf_counter()
         await self._end_chore()
-        if self.state is State.RUNNING and await self._connection_holds():
+        if self.state is State.RUNNING and await self._connection_holds(ask=on_purpose):
             return Receipt(
                 tier="hot", ms=(time.perf_counter() - started) * 1_000, generation=self.body.record.generation
             )
@@ -267,11 +267,17 @@ class Keeper:
             await self.body.break_down(f"It could not be booted again: {error.message}", reboot_allowed=False)
             raise
 
-    async def _connection_holds(self) -> bool:
+    async def _connection_holds(self, *, ask: bool) -> bool:
         """Whether a running sandbox can be talked to; makes the connection anew where only that was lost."""
         body = self.body
         if body.channel is not None and not body.channel.closed.is_set():
-            return True
+            if not ask:
+                return True
+            # The end of a machine is seen a moment after it: who resumes wants to know that it answers.
+            with suppress(SandboxLost, TimeoutError):
+                async with asyncio.timeout(body.host.settings.guest_timeout_s):
+                    await body.channel.ping()
+                return True
         if body.machine is not None:
             dead = asyncio.create_task(body.machine.wait_dead())
             try:

@@ -41,7 +41,10 @@ class HandPacer:
 
     def call_later(self, seconds: float, ring: Callable[[], None]) -> HandAlarm:
         number = next(self._numbers)
-        heapq.heappush(self._alarms, (self.passed + seconds, number, ring))
+        if seconds <= 0:
+            asyncio.get_running_loop().call_soon(lambda: None if number in self._cancelled else ring())
+        else:
+            heapq.heappush(self._alarms, (self.passed + seconds, number, ring))
         return HandAlarm(self._cancelled, number)
 
     def advance(self, seconds: float) -> None:

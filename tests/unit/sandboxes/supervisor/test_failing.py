@@ -108,6 +108,7 @@ async def test_memory_is_void_once_the_disk_has_moved_on(bench):
 async def test_a_damaged_disk_is_not_booted(bench):
     await bench.create()
     kill_machine(bench)
+    await bench.until_state("failed")
     (bench.keeper().body.place / "disk.img").write_text("{not")
     with pytest.raises(SandboxError, match="damaged"):
         await bench.call("ping")
