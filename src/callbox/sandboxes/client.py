@@ -14,7 +14,7 @@ from callbox.errors import SandboxLost
 from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.guest import Guest
 from callbox.sandboxes.home import Home
-from callbox.sandboxes.starting import connect_or_start
+from callbox.sandboxes.starting import POLL_S, connect_or_start, is_alive
 
 _LOG = logging.getLogger("callbox.sandboxes.client")
 
@@ -22,6 +22,9 @@ _T = TypeVar("_T")
 
 REPEATS_MAX = 3
 """Times that one idempotent request is sent again after the supervisor died under it."""
+
+STOP_DEADLINE_S = 120.0
+"""Seconds that a supervisor may take to end: it saves what is awake."""
 
 
 class Client:
@@ -97,6 +100,20 @@ class Client:
         async with self._connecting:
             if self._channel is not None:
                 await self._drop(self._channel)
+
+    async def stop_supervisor(self) -> None:
+        """End the supervisor in good order, and return when its process has ended. Sandboxes stay, asleep.
+
+        Raises:
+            TimeoutError: It still has not ended after `STOP_DEADLINE_S`.
+        """
+        channel = await self.channel()
+        pid = int(channel.welcome["pid"])
+        await self.call("supervisor.stop", repeat=False)
+        await self.aclose()
+        async with asyncio.timeout(STOP_DEADLINE_S):
+            while is_alive(pid):  # noqa: ASYNC110 -- another process
+                await asyncio.sleep(POLL_S)
 
     async def _drop(self, channel: Channel) -> None:
         self._channel = None

@@ -48,7 +48,7 @@ async def connect_or_start(home: Home) -> Channel:
             pid = await _spawn(home)
             while channel is None:
                 await asyncio.sleep(POLL_S)
-                alive = _is_alive(pid)
+                alive = is_alive(pid)
                 channel = await _connect(home)
                 if channel is None and not alive:
                     raise _failure(home, "ended before it answered")
@@ -129,7 +129,8 @@ async def _spawn(home: Home) -> int:
     return int(answer)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not reaped does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

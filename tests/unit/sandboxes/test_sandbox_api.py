@@ -202,6 +202,14 @@ async def test_what_must_not_be_done_twice_is_reported_as_unknown(home):
     assert (await box.info()).name == "survivor"
 
 
+async def test_a_supervisor_is_stopped_and_the_next_call_starts_another(home):
+    box = await Sandbox.create("python", name="survivor")
+    await box.standby()
+    await Client.of().stop_supervisor()
+    assert supervisor_pids(home) == []
+    assert [each.name for each in await Sandbox.list()] == ["survivor"]
+
+
 async def test_many_clients_start_one_supervisor(home):
     clients = [Client(home) for _ in range(8)]
     await asyncio.gather(*(client.channel() for client in clients))
