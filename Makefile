@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.callbox-ready
 
-.PHONY: help demo test test-deep test-sweep coverage check bench docs format clean
+.PHONY: help demo test test-guest test-deep test-sweep coverage check bench docs format clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -15,8 +15,13 @@ $(STAMP): pyproject.toml scripts/bootstrap
 demo: $(STAMP) ## a question that needs two tools, answered by the local model: no key, no network
 	@$(BIN)/callbox demo
 
-test: $(STAMP) ## all tests that a promise rests on
+test: $(STAMP) test-guest ## all tests that a promise rests on
 	@$(BIN)/python -m pytest
+
+test-guest: $(STAMP) ## the agent inside the sandboxes, which is a Go program
+	@scripts/build_guest
+	@PATH="$(CURDIR)/$(BIN):$$PATH" go -C guest vet ./...
+	@PATH="$(CURDIR)/$(BIN):$$PATH" go -C guest test ./...
 
 coverage: $(STAMP) ## the same, with the share of lines and branches that ran and those that did not
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
