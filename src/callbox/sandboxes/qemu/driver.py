@@ -115,7 +115,10 @@ class QemuDriver:
         if (saved / MEMORY_FILE).stat().st_size != spec.limits.memory_mb << 20:
             raise SnapshotRefused("The saved memory is of another size than the machine's.")
         captured = (saved / "disk.img").exists()
-        await asyncio.to_thread(_take_state, spec, saved, copy=captured)
+        try:
+            await asyncio.to_thread(_take_state, spec, saved, copy=captured)
+        except OSError as error:
+            raise SandboxError(f"The saved state cannot be taken: {error.strerror}.") from error
 
         async def consume() -> None:
             # From here on the guest writes into the file that `saved` names too. Whoever finds that without the device

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from typing import Any, cast
 from callbox.errors import GuestProtocolError, SandboxError, SandboxLost, SnapshotRefused
 from callbox.sandboxes.driver import MachineSpec, Usage
 from callbox.sandboxes.host.cgroups import Cgroup
-from callbox.sandboxes.host.disks import sync_folder, sync_path, used_bytes
+from callbox.sandboxes.host.disks import clone_file, sync_folder, sync_path, used_bytes
 from callbox.sandboxes.host.launch import Launched, tail
 from callbox.sandboxes.host.processes import ProcessIdentity
 from callbox.sandboxes.host.reap import reap
@@ -205,9 +206,11 @@ class QemuMachine:
         try:
             await self._write_device(into / DEVICE_FILE)
             await asyncio.to_thread(_keep_memory, memory, target, self._spec.place / "disk.img")
-        except BaseException:
+        except BaseException as error:
             # As before, for whoever it is: cancelled, disk full, QEMU unwilling.
             await asyncio.shield(self._undo_save(into, was_frozen=was_frozen))
+            if isinstance(error, OSError):
+                raise SandboxError(f"The machine cannot be saved: {error.strerror}.") from error
             raise
         await asyncio.shield(self._quit())
         await asyncio.to_thread(memory.unlink, missing_ok=True)
@@ -415,7 +418,12 @@ def _sync_all(memory: InstantCopy, disk: InstantCopy, folder: Path) -> None:
 def _keep_memory(memory: Path, target: Path, disk: Path) -> None:
     """Give the RAM file its second name, durably. The guest stands."""
     target.unlink(missing_ok=True)
-    os.link(memory, target)
+    try:
+        os.link(memory, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        clone_file(memory, target)
     sync_path(target)
     sync_path(disk)
     sync_folder(target.parent)

@@ -42,7 +42,7 @@ _TCG_WARNING = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
+class Trial:
     """How one accelerator did: the reason if no guest ran."""
 
     ran: bool
@@ -58,7 +58,7 @@ async def probe(kernel: GuestKernel, cache: Path) -> Probe:
     key = {
         "host_boot": await asyncio.to_thread(_host_boot),
         "qemu": await asyncio.to_thread(version),
-        "kernel": kernel.digest,
+        "kernel": kernel.version,
         "kvm": _kvm_access(),
     }
     remembered = await asyncio.to_thread(_remembered, cache / CACHE_FILE, key)
@@ -73,7 +73,7 @@ async def probe(kernel: GuestKernel, cache: Path) -> Probe:
 async def _probe(kernel: GuestKernel) -> Probe:
     access = _kvm_access()
     if access == "ok":
-        trial = await _boots(kernel, "kvm", KVM_TIMEOUT_S)
+        trial = await boots(kernel, "kvm", KVM_TIMEOUT_S)
         if trial.ran:
             return Probe(usable=True, how="kvm", secure=True, why="A guest ran on KVM.")
         kvm = f"kvm: opened, but {trial.why}"
@@ -81,7 +81,7 @@ async def _probe(kernel: GuestKernel) -> Probe:
     else:
         kvm = f"kvm: {access}"
         fix = "sudo usermod -aG kvm $USER" if "denied" in access else ""
-    trial = await _boots(kernel, "tcg", TCG_TIMEOUT_S)
+    trial = await boots(kernel, "tcg", TCG_TIMEOUT_S)
     if not trial.ran:
         return Probe(usable=False, how="", secure=False, why=f"{kvm}; tcg: {trial.why}.", fix="callbox setup --force")
     return Probe(usable=True, how="tcg", secure=False, why=f"{kvm}; software emulation works.", fix=fix)
@@ -103,7 +103,7 @@ def _kvm_access() -> str:
         return f"/dev/kvm does not open: {error.strerror}"
 
 
-async def _boots(kernel: GuestKernel, accelerator: str, timeout_s: float) -> _Trial:
+async def boots(kernel: GuestKernel, accelerator: str, timeout_s: float) -> Trial:
     """Boot the guest's kernel without disks until it starts a program: that is what "a guest ran" means here."""
     machine_id = secrets.token_hex(16)
     place = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="callbox-probe-"))
@@ -124,11 +124,11 @@ async def _boots(kernel: GuestKernel, accelerator: str, timeout_s: float) -> _Tr
                 while _USER_SPACE not in said:
                     await asyncio.sleep(_LOOK_EVERY_S)
                     said += await machine.console_ring()
-            return _Trial(True, "")
+            return Trial(True, "")
         except TimeoutError:
-            return _Trial(False, f"no guest ran within {timeout_s:g} s")
+            return Trial(False, f"no guest ran within {timeout_s:g} s")
         except SandboxError as error:
-            return _Trial(False, " ".join(error.message.split()).rstrip("."))
+            return Trial(False, " ".join(error.message.split()).rstrip("."))
         finally:
             if machine is not None:
                 await asyncio.shield(machine.kill())
