@@ -72,12 +72,16 @@ func run() error {
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		return err
 	}
+	environment := map[string]string{}
 	if os.Getpid() == 1 {
-		if err := boot.Container(); err != nil {
+		needed, err := boot.Container()
+		if err != nil {
 			return err
 		}
+		maps.Copy(environment, needed)
 	}
-	return serve(stdio{}, chosen, image(os.Environ()))
+	maps.Copy(environment, image(os.Environ()))
+	return serve(stdio{}, chosen, environment)
 }
 
 func isMachine() bool {

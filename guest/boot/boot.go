@@ -62,14 +62,18 @@ func machine() (io.ReadWriteCloser, error) {
 	return port, nil
 }
 
-// Container prepares the file system where the kernel (gVisor) has already mounted it.
-func Container() error {
+// Container prepares the file system where the kernel (gVisor) has already mounted it. It returns what the environment of
+// programs needs there.
+func Container() (map[string]string, error) {
 	syscall.Umask(0o022)
 	if err := prepareRoot(); err != nil {
-		return fmt.Errorf("prepare folders and users: %w", err)
+		return nil, fmt.Errorf("prepare folders and users: %w", err)
 	}
 	// Dumps would fill the sandbox's disk; gVisor writes none, and other kernels obey the limit.
-	return syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		return nil, err
+	}
+	return repairStatx()
 }
 
 // waitFor polls until found says so; udev is not there to tell.

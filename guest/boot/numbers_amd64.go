@@ -1,3 +1,6 @@
 package boot
 
-const finitModule = 313
+const (
+	finitModule = 313
+	sysStatx    = 332
+)

@@ -1,3 +1,6 @@
 package boot
 
-const finitModule = 273
+const (
+	finitModule = 273
+	sysStatx    = 291
+)
