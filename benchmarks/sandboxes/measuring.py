@@ -25,7 +25,7 @@ async def fresh_home(keep_images: bool = True) -> AsyncIterator[Home]:
         client = Client.of(home)
         for each in (await client.call("sandbox.list", repeat=True))["sandboxes"]:
             await client.call("sandbox.delete", repeat=True, sandbox=each["id"])
-        await client.call("supervisor.stop", repeat=False)
+        await client.stop_supervisor()
         await client.aclose()
         await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
 

@@ -129,7 +129,8 @@ func (e *exec) pump(stream operation.Stream, channel operation.Channel, from *ri
 
 func (m *Manager) stdin(stream operation.Stream, raw json.RawMessage) (any, error) {
 	var asked struct {
-		Offset int64 `json:"offset"`
+		Offset *int64 `json:"offset"`
+		Close  *bool  `json:"close"`
 	}
 	if err := parse(raw, &asked); err != nil {
 		return nil, err
@@ -138,7 +139,7 @@ func (m *Manager) stdin(stream operation.Stream, raw json.RawMessage) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	written, err := e.input.take(stream, asked.Offset)
+	written, err := e.input.take(stream, asked.Offset, asked.Close == nil || *asked.Close)
 	if err != nil {
 		return nil, err
 	}

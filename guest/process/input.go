@@ -38,8 +38,9 @@ func (i *input) file() (*os.File, int64) {
 	return i.to, i.written
 }
 
-// take writes what the stream brings, from `offset` on; what was written before is skipped.
-func (i *input) take(stream operation.Stream, offset int64) (int64, error) {
+// take writes what the stream brings, from `from` on; what was written before is skipped. Nil: after what was written.
+// At the stream's end it closes the input, or leaves it open for the next stream.
+func (i *input) take(stream operation.Stream, from *int64, closing bool) (int64, error) {
 	if !i.turn.TryLock() {
 		return 0, operation.Fail("busy", "another stream writes to it")
 	}
@@ -47,6 +48,10 @@ func (i *input) take(stream operation.Stream, offset int64) (int64, error) {
 	to, written := i.file()
 	if to == nil {
 		return 0, operation.Fail("gone", "it has no stdin, or it is closed")
+	}
+	offset := written
+	if from != nil {
+		offset = *from
 	}
 	if offset < 0 || offset > written {
 		return 0, operation.Fail("bad_request", fmt.Sprintf("offset %d, but %d bytes were written", offset, written))
@@ -66,7 +71,7 @@ func (i *input) take(stream operation.Stream, offset int64) (int64, error) {
 		}
 		offset += int64(n)
 		if err == io.EOF {
-			return i.end(to), nil
+			return i.end(to, closing), nil
 		}
 		if err != nil {
 			return 0, err
@@ -82,7 +87,11 @@ func (i *input) write(to *os.File, p []byte) error {
 	return err
 }
 
-func (i *input) end(to *os.File) int64 {
+func (i *input) end(to *os.File, closing bool) int64 {
+	if !closing {
+		_, written := i.file()
+		return written
+	}
 	if i.terminal {
 		_, _ = to.Write([]byte{endOfTransmission})
 	} else {

@@ -22,6 +22,7 @@ Exceptions are for mistakes of a program, and for things that the world did.
         ├── SandboxExists              the name is taken
         ├── SandboxLost                its machine died: memory is gone, files are as of the last save
         ├── SandboxStateError          not possible in the state that it is in
+        │   └── SandboxInterrupted         somebody put it to standby under the call; ask again, and it wakes
         ├── SnapshotRefused            damaged, or made by another driver, kernel, CPU or version: never booted
         ├── GuestError                 the agent inside answered with an error; `guest_code` says which
         │   └── PathEscapes                a path leaves the roots that files are confined to
@@ -53,6 +54,7 @@ __all__ = [
     "Rejected",
     "SandboxError",
     "SandboxExists",
+    "SandboxInterrupted",
     "SandboxLost",
     "SandboxNotFound",
     "SandboxStateError",
@@ -209,6 +211,13 @@ class SandboxStateError(SandboxError):
     """Not possible in the state that the sandbox is in."""
 
     code = "sandbox_state"
+
+
+class SandboxInterrupted(SandboxStateError):
+    """Somebody put the sandbox to standby under the call. What ran inside goes on when it is woken."""
+
+    code = "sandbox_interrupted"
+    retryable = True
 
 
 class SnapshotRefused(SandboxError):

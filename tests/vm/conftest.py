@@ -50,7 +50,7 @@ async def home(images):
         client = Client.of(home)
         for each in (await client.call("sandbox.list", repeat=True))["sandboxes"]:
             await client.call("sandbox.delete", repeat=True, sandbox=each["id"])
-        await client.call("supervisor.stop", repeat=False)
+        await client.stop_supervisor()
         await client.aclose()
         await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
         assert leftovers(root) == []

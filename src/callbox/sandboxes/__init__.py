@@ -1,1 +1,1 @@
-"""Isolated machines with a kernel of their own: asleep when idle, awake in milliseconds, memory and files as they were."""
+"""Isolated machines with a kernel of their own: asleep when idle, awake in milliseconds, nothing forgotten."""

@@ -34,7 +34,7 @@ class RootImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineSpec:
-    """One machine. `place` is a folder of its own, mode 0700, that the supervisor made; everything of the machine is in it.
+    """One machine. `place` is a folder of its own, mode 0700, that the supervisor made; all of it is in there.
 
     Attributes:
         machine_id: 32 hex digits, unique; names its cgroup and its processes' marker.

@@ -29,7 +29,7 @@ class Home:
 
     @classmethod
     def default(cls) -> Home:
-        """``$CALLBOX_HOME``, else ``~/.local/share/callbox``; images in ``$CALLBOX_IMAGES``, else in ``images/`` of it."""
+        """``$CALLBOX_HOME``, else ``~/.local/share/callbox``; ``$CALLBOX_IMAGES``, else ``images/`` of it."""
         root = Path(os.environ.get("CALLBOX_HOME") or Path.home() / ".local" / "share" / "callbox").absolute()
         return cls(root, Path(os.environ.get("CALLBOX_IMAGES") or root / "images").absolute())
 
@@ -67,5 +67,7 @@ class Home:
         # The name in a shared folder can be guessed: another user who made it first would be served our requests.
         found = direct.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise ConfigurationError(f"{direct} is not a private folder of ours.", hint="Remove it, or set CALLBOX_HOME.")
+            raise ConfigurationError(
+                f"{direct} is not a private folder of ours.", hint="Remove it, or set CALLBOX_HOME."
+            )
         return direct

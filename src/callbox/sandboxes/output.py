@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from callbox.errors import SandboxLost, SandboxNotFound
+from callbox.errors import SandboxInterrupted, SandboxLost, SandboxNotFound
 from callbox.sandboxes.client import REPEATS_MAX, Target, was_cut
 from callbox.sandboxes.guest import STDERR, STDOUT, ExecRequest, Gap
 from callbox.sandboxes.results import Exit, Output
@@ -14,6 +15,13 @@ from callbox.sandboxes.results import Exit, Output
 LINE_BYTES_MAX = 1_048_576
 """A line that is longer is given out in pieces of this size."""
 
+AWAKE_POLL_S = 0.05
+"""Seconds between two looks whether a sandbox that was put to standby is awake again."""
+
+FALL_ASLEEP_S_MAX = 10.0
+"""Seconds after which a standby that ended our call, and is still not there, is taken for one that failed."""
+
+_ASLEEP = ("hot", "warm", "cold")
 _OUTPUTS: dict[int, Output] = {STDOUT: "stdout", STDERR: "stderr"}
 
 
@@ -116,8 +124,22 @@ class Attachment:
             if was_cut(channel):
                 raise _ConnectionLost from error
             raise
+        except SandboxInterrupted:
+            await self._awake_again()
+            raise _ConnectionLost from None
         if not result.running:
             self.end = Exit.of(result)
+
+    async def _awake_again(self) -> None:
+        """Wait until somebody else wakes the sandbox: a follower must not undo a standby that was asked for."""
+        fell_asleep, deadline = False, asyncio.get_running_loop().time() + FALL_ASLEEP_S_MAX
+        while True:
+            state = (await self._target.call("sandbox.get", repeat=True))["sandbox"]["state"]
+            fell_asleep = fell_asleep or state in _ASLEEP
+            late = asyncio.get_running_loop().time() > deadline
+            if state not in _ASLEEP and (fell_asleep or late):
+                return
+            await asyncio.sleep(AWAKE_POLL_S)
 
 
 class _ConnectionLost(Exception):

@@ -10,9 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from callbox.errors import ConfigurationError, GuestError, SandboxError, SandboxLost, SandboxNotFound
-from callbox.sandboxes.channel import Channel
-from callbox.sandboxes.client import Target, unknown_outcome, was_cut
-from callbox.sandboxes.guest import ExecRequest, Guest, StdinStream
+from callbox.sandboxes.client import Target
+from callbox.sandboxes.guest import ExecRequest, Guest
 from callbox.sandboxes.output import Attachment, Chunk, LineSplitter, OutputReader
 from callbox.sandboxes.results import Exit
 
@@ -61,7 +60,6 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await kill_quietly(self.target, self.id)
-        await self._stdin.aclose()
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self.lines()
@@ -87,13 +85,12 @@ class Process:
 
         Raises:
             GuestError: It has ended, or was started without ``stdin``.
-            SandboxLost: The supervisor died; how much of it arrived is not known.
         """
         await self._stdin.write(encoded(data))
 
     async def close_stdin(self) -> None:
         """Say that no more input follows, and wait until all of it was taken."""
-        await self._stdin.close()
+        await self._stdin.write(b"", close=True)
 
     async def signal(self, signal: int, *, tree: bool = True) -> None:
         """Send a signal, like ``signal.SIGINT``; `tree`: to every descendant, also those that went their own way.
@@ -146,53 +143,32 @@ _END = 2**53
 
 
 class _Stdin:
-    """The one stream of input to a process, opened when it is first needed."""
+    """Input to a process. Each write is a request of its own, so that the sandbox may fall asleep in between."""
 
     def __init__(self, target: Target, exec_id: str) -> None:
         self._target = target
         self._id = exec_id
-        self._offset = 0
-        self._open: tuple[Channel, StdinStream] | None = None
+        self._written: int | None = None
+        """Bytes that it has; None: not known, because somebody else may have written, or a write was cut short."""
         self._writing = asyncio.Lock()
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, *, close: bool = False) -> None:
         async with self._writing:
-            channel, stream = await self._stream()
-            try:
+            if self._written is None:
+                self._written = await self._send(b"", None, close=False)
+            offset, self._written = self._written, None
+            self._written = await self._send(data, offset, close=close)
+
+    async def _send(self, data: bytes, offset: int | None, *, close: bool) -> int:
+        async def send(guest: Guest) -> int:
+            async with await guest.exec_stdin(self._id, offset=offset, close=close) as stream:
                 for start in range(0, len(data), STDIN_PIECE_BYTES):
-                    piece = data[start : start + STDIN_PIECE_BYTES]
-                    await stream.send(piece)
-                    self._offset += len(piece)
-            except SandboxLost as error:
-                raise self._lost(channel, error) from error
-
-    async def close(self) -> None:
-        async with self._writing:
-            channel, stream = await self._stream()
-            try:
+                    await stream.send(data[start : start + STDIN_PIECE_BYTES])
                 await stream.end()
-                await stream.written()
-            except SandboxLost as error:
-                raise self._lost(channel, error) from error
-            finally:
-                self._open = None
+                return await stream.written()
 
-    async def aclose(self) -> None:
-        """Let go of the stream without closing the process's input."""
-        if self._open is not None:
-            _, stream = self._open
-            self._open = None
-            await stream.cancel()
-
-    async def _stream(self) -> tuple[Channel, StdinStream]:
-        if self._open is None:
-            channel = await self._target.client.channel()
-            self._open = channel, await self._target.guest(channel).exec_stdin(self._id, offset=self._offset)
-        return self._open
-
-    def _lost(self, channel: Channel, error: SandboxLost) -> SandboxLost:
-        self._open = None
-        return unknown_outcome("exec.stdin") if was_cut(channel) else error
+        # From a known offset it may be repeated: the guest skips what it has.
+        return await self._target.ask("exec.stdin", send, repeat=True)
 
 
 async def feed(target: Target, exec_id: str, data: bytes) -> None:

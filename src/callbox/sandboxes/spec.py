@@ -34,7 +34,13 @@ class SandboxLimits:
     open_files_max: int = 4_096
 
     def __post_init__(self) -> None:
-        for name, least in (("memory_mb", 128), ("cpus", 1), ("processes_max", 8), ("disk_mb", 32), ("inodes_max", 1_000)):
+        for name, least in (
+            ("memory_mb", 128),
+            ("cpus", 1),
+            ("processes_max", 8),
+            ("disk_mb", 32),
+            ("inodes_max", 1_000),
+        ):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r} is too little.", hint=f"Use {least} or more.")
         for each in fields(self):
@@ -97,7 +103,9 @@ class SandboxSpec:
         if self.name is not None:
             check_name(self.name)
         if self.network is not None:
-            raise ConfigurationError("Sandboxes have no network yet.", hint="Leave network=None; forward ports instead.")
+            raise ConfigurationError(
+                "Sandboxes have no network yet.", hint="Leave network=None; forward ports instead."
+            )
 
 
 def check_name(name: str) -> str:

@@ -21,9 +21,7 @@ def agent_binary() -> Path:
     """
     path = Path(__file__).with_name(_NAME)
     if not os.access(path, os.X_OK):
-        raise HostUnsuited(
-            "The guest agent is not built.", hint="Run scripts/build_guest; it needs Go."
-        )
+        raise HostUnsuited("The guest agent is not built.", hint="Run scripts/build_guest; it needs Go.")
     return path
 
 

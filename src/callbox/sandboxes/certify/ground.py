@@ -151,7 +151,7 @@ async def open_ground(images: Path, driver: str, image: str, scale: float) -> As
         try:
             for each in await Sandbox.list(home=home):
                 await client.call("sandbox.delete", repeat=True, sandbox=each.id)
-            await client.call("supervisor.stop", repeat=False)
+            await client.stop_supervisor()
         finally:
             await client.aclose()
         await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)

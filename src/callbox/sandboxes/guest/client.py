@@ -138,9 +138,15 @@ class Guest:
         """Listen to a process from an offset on; without `follow` only to what it has written up to now."""
         return await self._listen("exec.attach", {"id": exec_id, "follow": follow}, stdout_offset, stderr_offset)
 
-    async def exec_stdin(self, exec_id: str, *, offset: int = 0) -> StdinStream:
-        """Write to a process's standard input. `offset`: bytes that were sent before; what it has is skipped."""
-        return StdinStream(await self._open("exec.stdin", id=exec_id, offset=offset))
+    async def exec_stdin(self, exec_id: str, *, offset: int | None = 0, close: bool = True) -> StdinStream:
+        """Write to a process's standard input.
+
+        Args:
+            exec_id: Which.
+            offset: Bytes that were sent before; what it has of what follows is skipped. None: after all that it has.
+            close: Whether the end of this stream is the end of its input.
+        """
+        return StdinStream(await self._open("exec.stdin", id=exec_id, offset=offset, close=close))
 
     async def exec_signal(self, exec_id: str, signal: int, *, tree: bool = True) -> None:
         """Send a signal to a process and, with `tree`, to all its descendants."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from callbox.errors import SandboxStateError
+from callbox.errors import SandboxInterrupted
 
 
 class Calls:
@@ -23,7 +23,7 @@ class Calls:
         """Count the current task in, until the block ends.
 
         Raises:
-            SandboxStateError: The sandbox was put to standby under it.
+            SandboxInterrupted: The sandbox was put to standby under it.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -34,7 +34,7 @@ class Calls:
         except asyncio.CancelledError:
             # Ours only if nobody else cancelled it too: see how asyncio.timeout does it.
             if mark in self._interrupted and task.uncancel() <= 0:
-                raise SandboxStateError(
+                raise SandboxInterrupted(
                     "The sandbox was put to standby under this call.", hint="Attach or ask again; that wakes it."
                 ) from None
             raise
@@ -53,7 +53,7 @@ class Calls:
             return
 
     async def interrupt(self) -> None:
-        """End every call with SandboxStateError, and wait until none is left."""
+        """End every call with SandboxInterrupted, and wait until none is left."""
         for mark, task in [*self._long.items(), *self._short.items()]:
             self._interrupted.add(mark)
             task.cancel()

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from callbox.errors import SandboxNotFound, SandboxStateError
+from callbox.errors import SandboxInterrupted, SandboxNotFound
 from callbox.sandboxes.supervisor.record import read_record
 
 
@@ -125,7 +125,7 @@ async def test_a_standby_that_is_asked_for_ends_long_calls_and_says_so(bench):
     stream = await bench.client.open({"op": "exec.attach", "sandbox": "a", "id": "x"})
     await bench.until(lambda: bench.keeper().users)
     await bench.standby("warm")
-    with pytest.raises(SandboxStateError, match="put to standby"):
+    with pytest.raises(SandboxInterrupted, match="put to standby"):
         await stream.result()
     assert bench.keeper().state == "warm"
 
