@@ -17,8 +17,8 @@ CONSOLE_BYTES = 65_536
 TRANSLATION_CACHE_MB = 64
 """TCG's cache of translated code. Its default of 1 GiB would count against the sandbox's memory limit."""
 
-# No virtualisation inside. `la57=off`: with five-level page tables under TCG (QEMU 7.2) Linux takes addresses of its
-# own strings for impossible, and every path in /proc reads "xxxx": programs that look for themselves die.
+# No virtualisation inside. `la57=off`: observed with QEMU 7.2 and Linux 6.1 under TCG, five-level page tables make
+# paths in /proc read "xxxx", and programs that look for themselves die. Why was not found out; without it they work.
 _CPU = {"kvm": "host,vmx=off,svm=off", "tcg": "max,la57=off,vmx=off,svm=off"}
 _ACCELERATOR = {"kvm": "kvm", "tcg": f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MB}"}
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
