@@ -227,7 +227,7 @@ func TestAConnectionMayBreakAtAnyByte(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = a.Raw(whole[:cut])
-		_ = a.Raw(make([]byte, wire.FrameMax))
+		_ = a.Raw(make([]byte, wire.ZerosSent))
 		if _, err := a.Hello(fmt.Sprint("cut", cut)); err != nil {
 			t.Fatal(err)
 		}

@@ -68,10 +68,12 @@ func testTable() operation.Table {
 	}
 }
 
-func connect(t testing.TB) *opener.Opener {
+func connect(t testing.TB) *opener.Opener { return connectTo(t, testTable()) }
+
+func connectTo(t testing.TB, table operation.Table) *opener.Opener {
 	t.Helper()
 	ours, theirs, toAgent := pipes(t)
-	session := &Session{Table: testTable(), Welcome: func() map[string]any { return map[string]any{"agent": "test"} }}
+	session := &Session{Table: table, Welcome: func() map[string]any { return map[string]any{"agent": "test"} }}
 	done := make(chan error, 1)
 	go func() { done <- session.Serve(duplex{theirs[0], theirs[1]}) }()
 	t.Cleanup(func() {
@@ -289,7 +291,7 @@ func TestHelloInTheMiddleOfATornFrameBeginsAnew(t *testing.T) {
 	whole := wire.Append(nil, wire.Frame{Type: wire.Data, Stream: 1, Payload: make([]byte, 60000)})
 	for _, cut := range []int{1, 4, 13, 20, 21, 30000, len(whole) - 1} {
 		_ = o.Raw(whole[:cut])
-		_ = o.Raw(make([]byte, wire.FrameMax))
+		_ = o.Raw(make([]byte, wire.ZerosSent))
 		greet(t, o, "after "+string(rune('a'+cut%26)))
 		if call(t, o, "ping").Code != "" {
 			t.Fatal("not served after a cut at", cut)
@@ -360,7 +362,7 @@ func TestNobodyReadingStallsNothingThatANewHostNeeds(t *testing.T) {
 	greeted := make(chan error, 1)
 	go func() {
 		successor := opener.New(ours, toAgent)
-		_ = successor.Raw(make([]byte, wire.FrameMax))
+		_ = successor.Raw(make([]byte, wire.ZerosSent))
 		_, err := successor.Hello("alive")
 		greeted <- err
 	}()

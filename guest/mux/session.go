@@ -69,13 +69,16 @@ func (s *Session) Serve(connection io.ReadWriter) error {
 	s.controls = make(chan control, controlsQueue)
 	s.running.Go(func() { s.sendControls(ctx) })
 	decoder := wire.NewDecoder(connection)
+	var here place
 	var err error
 	for {
 		var frame wire.Frame
 		if frame, err = decoder.Next(); err != nil {
 			break
 		}
-		s.take(frame)
+		if here.believes(decoder, frame) {
+			s.take(frame)
+		}
 	}
 	if s.current != nil {
 		s.current.cancel(errEpochEnded)

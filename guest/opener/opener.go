@@ -95,8 +95,26 @@ func (o *Opener) Raw(p []byte) error {
 	return err
 }
 
-// Hello begins an epoch and returns the WELCOME for it.
+// Hello begins an epoch and returns the WELCOME for it; those of other epochs that come before are dropped.
 func (o *Opener) Hello(epoch string) (map[string]any, error) {
+	all, err := o.hello(epoch)
+	if err != nil {
+		return nil, err
+	}
+	return all[len(all)-1], nil
+}
+
+// Welcomes begins an epoch and names the epochs of all WELCOMEs up to the one for it.
+func (o *Opener) Welcomes(epoch string) []any {
+	all, _ := o.hello(epoch)
+	var names []any
+	for _, each := range all {
+		names = append(names, each["epoch"])
+	}
+	return names
+}
+
+func (o *Opener) hello(epoch string) ([]map[string]any, error) {
 	o.mu.Lock()
 	o.streams, o.last = map[uint32]*Stream{}, 0
 	o.mu.Unlock()
@@ -104,9 +122,11 @@ func (o *Opener) Hello(epoch string) (map[string]any, error) {
 	if err := o.Write(wire.Frame{Type: wire.Hello, Payload: hello}); err != nil {
 		return nil, err
 	}
+	var all []map[string]any
 	for said := range o.welcome {
+		all = append(all, said)
 		if said["epoch"] == epoch {
-			return said, nil
+			return all, nil
 		}
 	}
 	return nil, io.EOF

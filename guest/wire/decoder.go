@@ -18,7 +18,9 @@ type Decoder struct {
 	buffer  []byte
 	start   int // of what is not yet decoded
 	end     int
+	run     int // zero bytes skipped since the last other byte
 	Skipped uint64
+	Zeros   int // skipped directly before the frame that was returned last
 }
 
 // NewDecoder reads from `from`. It holds one buffer of a fixed size, whatever comes.
@@ -74,6 +76,7 @@ func (d *Decoder) take() (Frame, bool) {
 			continue
 		}
 		d.start += HeaderBytes + int(length)
+		d.Zeros, d.run = d.run, 0
 		return Frame{Type(rest[4]), rest[5], binary.BigEndian.Uint32(rest[8:]), payload}, true
 	}
 }
@@ -96,6 +99,12 @@ func (d *Decoder) seek() {
 }
 
 func (d *Decoder) skip(n int) {
+	skipped := d.buffer[d.start : d.start+n]
+	others := len(bytes.TrimRight(skipped, "\x00"))
+	if others > 0 {
+		d.run = 0
+	}
+	d.run += n - others
 	d.start += n
 	d.Skipped += uint64(n)
 }

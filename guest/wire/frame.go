@@ -11,6 +11,8 @@ const (
 	HeaderBytes  = 20
 	PayloadMax   = 65536
 	FrameMax     = HeaderBytes + PayloadMax
+	ZerosLeast   = PayloadMax   // before the HELLO that an acceptor believes after bytes that were no frame
+	ZerosSent    = 2 * FrameMax // by an opener: what a torn frame, or one inside of it, does not swallow is enough
 	magic        = 0xCA11B0C5
 	checkedBytes = 16 // of the header; the checksum itself follows
 )

@@ -26,8 +26,8 @@ HEADER_BYTES: Final = 20
 PAYLOAD_BYTES_MAX: Final = 65_536
 """Of one frame."""
 
-RESYNC: Final = bytes(PAYLOAD_BYTES_MAX + HEADER_BYTES)
-"""What a new opener sends first: it ends any frame that its predecessor left open."""
+RESYNC: Final = bytes(2 * (PAYLOAD_BYTES_MAX + HEADER_BYTES))
+"""What a new opener sends first. It ends any frame that its predecessor left open, and one that its payload feigned."""
 
 WINDOW_BYTES: Final = 262_144
 """What each direction of each stream may send before the first WINDOW."""
@@ -131,14 +131,16 @@ class Decoder:
 
     Attributes:
         skipped_bytes: That were part of no frame, up to now.
+        garbage_bytes: How many of them were not zero: whoever sends some has torn a frame, or never spoke the protocol.
     """
 
-    __slots__ = ("_buffer", "_wasted_bytes", "skipped_bytes")
+    __slots__ = ("_buffer", "_wasted_bytes", "garbage_bytes", "skipped_bytes")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._wasted_bytes = 0
         self.skipped_bytes = 0
+        self.garbage_bytes = 0
 
     @property
     def pending_bytes(self) -> int:
@@ -199,6 +201,7 @@ class Decoder:
                     found -= kept
                     break
         self.skipped_bytes += found - position
+        self.garbage_bytes += found - position - buffer.count(0, position, found)
         return found
 
 

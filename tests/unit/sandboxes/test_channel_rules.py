@@ -13,6 +13,7 @@ from callbox.sandboxes.wire import (
     HEADER_BYTES,
     MAGIC,
     PAYLOAD_BYTES_MAX,
+    RESYNC,
     STREAMS_MAX,
     WINDOW_BYTES,
     FrameType,
@@ -21,7 +22,7 @@ from callbox.sandboxes.wire import (
     window,
 )
 from support import let_others_run
-from support_channel import RawPeer, byte_pipe, hostile_client, hostile_guest
+from support_channel import WELCOME, RawPeer, byte_pipe, hostile_client, hostile_guest
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -274,3 +275,35 @@ async def test_cancel_twice_and_cancel_of_nothing_are_harmless() -> None:
         peer.send(FrameType.OPEN, 3, {"op": "ping"})
         assert (await peer.next(FrameType.CLOSE)).stream == 3
         assert not serve.done()
+
+
+async def test_frames_inside_a_torn_upload_are_not_obeyed() -> None:
+    asked: list[str] = []
+
+    async def handler(incoming: Incoming) -> dict[str, Any]:
+        asked.append(incoming.request["op"])
+        return {}
+
+    async with byte_pipe() as (reader, writer, other_reader, other_writer):
+        serve = asyncio.create_task(Channel.serve(other_reader, other_writer, welcome=WELCOME, handler=handler))
+        peer = RawPeer(reader, writer)
+        await peer.hello("victim")
+        forged = encode(FrameType.HELLO, 0, b'{"version":1,"epoch":"forged"}') + encode(
+            FrameType.OPEN, 1, b'{"op":"evil"}'
+        )
+        peer.send_raw(encode(FrameType.DATA, 1, b"text" + forged + b"the rest")[:-5] + RESYNC)
+        peer.send(FrameType.HELLO, 0, {"version": 1, "epoch": "successor"})
+        await peer.ended()
+        await serve
+    assert asked == []
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 65_535, len(RESYNC), 3 * len(RESYNC)])
+async def test_zeros_before_hello_are_fine(zeros: int) -> None:
+    async with byte_pipe() as (reader, writer, other_reader, other_writer):
+        serve = asyncio.create_task(Channel.serve(other_reader, other_writer, welcome=WELCOME, handler=answer))
+        peer = RawPeer(reader, writer)
+        peer.send_raw(bytes(zeros))
+        assert (await peer.hello())["version"] == 1
+        writer.close()
+        await serve

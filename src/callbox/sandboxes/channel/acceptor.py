@@ -131,7 +131,12 @@ class _Acceptor:
         decoder = Decoder()
         try:
             while data := await reader.read(READ_BYTES):
-                for frame in decoder.feed(data):
+                frames = decoder.feed(data)
+                if decoder.garbage_bytes:
+                    # What looks like a frame behind it may be the content of a torn one. Nobody else continues this
+                    # connection, so there is nothing to wait for.
+                    raise GuestProtocolError("The peer sent bytes that are no frame.")
+                for frame in frames:
                     self._dispatch(frame)
                 if self._outbox.backlog_bytes > REPLY_BYTES_MAX:
                     await self._outbox.settle()
