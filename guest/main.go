@@ -37,6 +37,7 @@ const (
 type options struct {
 	work, state string
 	uid, gid    int
+	group       string // of control groups; only in a machine of our own
 }
 
 func main() {
@@ -55,7 +56,8 @@ func run() error {
 		if err != nil {
 			return err
 		}
-		err = serve(connection, options{work: boot.WorkDirectory, state: stateFolder, uid: 1000, gid: 1000}, nil)
+		here := options{work: boot.WorkDirectory, state: stateFolder, uid: 1000, gid: 1000, group: repair.HeldGroup}
+		err = serve(connection, here, nil)
 		fmt.Fprintf(os.Stderr, "callbox: the port ended: %v\n", err)
 		boot.PowerOff()
 		return err
@@ -101,7 +103,7 @@ func serve(connection io.ReadWriter, chosen options, environment map[string]stri
 	go digest() // reading the binary takes longer than anything else at the start
 	bootID := hex.EncodeToString(randomBytes(16))
 	processes, err := process.New(process.Config{
-		Work: chosen.work, State: chosen.state, UID: chosen.uid, GID: chosen.gid, Env: environment,
+		Work: chosen.work, State: chosen.state, UID: chosen.uid, GID: chosen.gid, Env: environment, Group: chosen.group,
 	})
 	if err != nil {
 		return err

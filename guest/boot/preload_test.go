@@ -40,7 +40,9 @@ func TestThePreloadListKeepsWhatItHas(t *testing.T) {
 	} {
 		folder := t.TempDir()
 		library, list := filepath.Join(folder, "usr/lib/callbox/statx.so"), filepath.Join(folder, "ld.so.preload")
-		named := func(text string) string { return string(bytes.ReplaceAll([]byte(text), []byte("LIB"), []byte(library))) }
+		named := func(text string) string {
+			return string(bytes.ReplaceAll([]byte(text), []byte("LIB"), []byte(library)))
+		}
 		if before != "" {
 			if err := os.WriteFile(list, []byte(named(before)), 0o600); err != nil {
 				t.Fatal(err)

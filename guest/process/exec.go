@@ -150,6 +150,7 @@ func (m *Manager) endTree(e *exec) {
 
 // killTree kills all of an exec. What is ours but tells nobody whose it is goes too, if it can only be from this one.
 func (m *Manager) killTree(e *exec) {
+	m.groups.kill(e.request.ID)
 	m.forest.kill(func() []seen {
 		trees, strays := m.forest.look(m.candidates())
 		if m.alone(e) {

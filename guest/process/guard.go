@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -116,6 +117,15 @@ func shared(tree []seen, sum int64) int64 {
 	return total
 }
 
+// expendable is the score of what the agent starts, usual for any process.
+const expendable = "0"
+
+// isProtected says whether the kernel spares the agent; its children would inherit that.
+var isProtected = sync.OnceValue(func() bool {
+	score, err := os.ReadFile("/proc/self/oom_score_adj")
+	return err == nil && bytes.HasPrefix(score, []byte("-"))
+})
+
 type rlimit struct{ soft, hard uint64 }
 
 const (
@@ -139,10 +149,18 @@ func (m *Manager) limiter() func(pid int) error {
 		limits[rlimitNproc] = int64(settings.ProcessesMax)
 	}
 	maps.DeleteFunc(limits, func(_ int, value int64) bool { return value <= 0 })
-	if len(limits) == 0 {
+	protected := isProtected()
+	if len(limits) == 0 && !protected {
 		return nil
 	}
 	return func(pid int) error {
+		if protected {
+			// When memory is gone the kernel must take what we started, not spare it as it spares us.
+			err := os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(expendable), 0)
+			if err != nil {
+				return err
+			}
+		}
 		for resource, value := range limits {
 			limit := rlimit{uint64(value), uint64(value)}
 			_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), uintptr(resource),

@@ -36,6 +36,10 @@ func (m *Manager) launch(e *exec) error {
 	}
 	defer ends.closeTheirs()
 	attr := &syscall.ProcAttr{Dir: cwd, Env: flatten(environment), Files: ends.theirs, Sys: m.attributes(e)}
+	if group := m.groups.make(e.request.ID); group != nil {
+		defer group.Close()
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(group.Fd())
+	}
 	by := m.confined
 	if e.request.User == "root" {
 		by = m.free
@@ -44,6 +48,7 @@ func (m *Manager) launch(e *exec) error {
 	pid, end, err := m.reaper.start(func() spawned { return by.start(what) })
 	if err != nil {
 		ends.closeOurs()
+		m.groups.remove(e.request.ID)
 		return operation.Fail("spawn_failed", fmt.Sprintf("%s: %s", path, err))
 	}
 	m.mu.Lock()

@@ -29,6 +29,7 @@ type Config struct {
 	UID   int    // of box
 	GID   int
 	Env   map[string]string // of the image
+	Group string            // control group in which execs get groups of their own; "": none
 }
 
 // Settings is what the host sets with `configure`.
@@ -43,6 +44,7 @@ type Settings struct {
 // Manager owns all execs.
 type Manager struct {
 	config   Config
+	groups   groups
 	reaper   *reaper
 	confined *spawner
 	free     *spawner
@@ -67,7 +69,10 @@ func New(config Config) (*Manager, error) {
 			return nil, fmt.Errorf("become the reaper of orphans: %w", err)
 		}
 	}
-	m := &Manager{config: config, reaper: newReaper(), forest: newForest(), execs: map[string]*exec{}}
+	within := groups{config.Group}
+	m := &Manager{
+		config: config, groups: within, reaper: newReaper(), forest: newForest(within), execs: map[string]*exec{},
+	}
 	var err error
 	if m.confined, err = newSpawner(true); err != nil {
 		return nil, fmt.Errorf("no_new_privs: %w", err)
@@ -178,11 +183,15 @@ func (e *exec) endedAt() time.Time {
 
 func (m *Manager) drop(e *exec) {
 	delete(m.execs, e.request.ID)
+	m.groups.remove(e.request.ID)
 	e.out.remove()
 	e.err.remove()
 }
 
-func (m *Manager) finished(_ *exec) {
+func (m *Manager) finished(e *exec) {
+	if e.settled() {
+		m.groups.remove(e.request.ID)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.expire()

@@ -33,18 +33,20 @@ type owner struct {
 	of    *exec
 }
 
-// forest knows which process belongs to which exec. Descent and session are looked at first. A process that was
+// forest knows which process belongs to which exec: by its control group, where there are some. Else descent and
+// session are looked at first. A process that was
 // orphaned tells by its environment; one that also wiped that was mostly seen by the guard while its parents lived.
 type forest struct {
-	self int
-	page int64
+	self   int
+	page   int64
+	groups groups
 
 	mu    sync.Mutex
 	known map[int]owner
 }
 
-func newForest() *forest {
-	return &forest{self: os.Getpid(), page: int64(os.Getpagesize()), known: map[int]owner{}}
+func newForest(within groups) *forest {
+	return &forest{self: os.Getpid(), page: int64(os.Getpagesize()), groups: within, known: map[int]owner{}}
 }
 
 // look reads /proc and returns the living processes of each exec among `candidates`, and those of ours that nobody claims.
@@ -52,7 +54,11 @@ func (f *forest) look(candidates []*exec) (map[*exec][]seen, []seen) {
 	all := f.scan()
 	mains := map[int]*exec{}
 	marks := map[string]*exec{}
+	grouped := map[int]*exec{}
 	for _, each := range candidates {
+		for _, pid := range f.groups.members(each.request.ID) {
+			grouped[pid] = each
+		}
 		mains[each.pid] = each
 		marks[each.request.ID] = each
 	}
@@ -68,7 +74,10 @@ func (f *forest) look(candidates []*exec) (map[*exec][]seen, []seen) {
 		if already, ok := known[pid]; ok {
 			return already.of
 		}
-		of := f.claim(process, mains, marks)
+		of := grouped[pid]
+		if of == nil {
+			of = f.claim(process, mains, marks)
+		}
 		if of == nil {
 			of = resolve(process.parent, depth+1)
 		}
