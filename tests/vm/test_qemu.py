@@ -11,13 +11,13 @@ import pytest
 
 from callbox.errors import SandboxError, SnapshotRefused
 from callbox.sandboxes.driver import MachineSpec, RootImage
+from callbox.sandboxes.host.disks import content_digest
 from callbox.sandboxes.host.processes import find_marked
 from callbox.sandboxes.images.kernel import guest_kernel
 from callbox.sandboxes.images.store import ImageStore
 from callbox.sandboxes.qemu.driver import QemuDriver
 from callbox.sandboxes.qemu.machine import QemuMachine
 from callbox.sandboxes.qemu.process import FIRST_UID
-from callbox.sandboxes.qemu.templates import digest_of
 from callbox.sandboxes.spec import SandboxLimits
 from support_machines import ANSWER_S, MachineRoom, left_of
 
@@ -94,14 +94,14 @@ async def test_standby_state_is_used_up_by_its_restore_and_whole_until_then(room
     guest = await room.boot()
     state = guest.spec.place / "state"
     await guest.machine.save(state)
-    digest = digest_of(state / "ram")
+    digest = content_digest(state / "ram")
     broken = state / "device"
     content = broken.read_bytes()
     broken.write_bytes(content[:20_000])
     with pytest.raises(SnapshotRefused):
         await room.driver.restore(guest.spec, state)
     assert left_of(guest.spec) == []
-    assert digest_of(state / "ram") == digest
+    assert content_digest(state / "ram") == digest
     broken.write_bytes(content)
     back = await room.meet(guest.spec, await room.driver.restore(guest.spec, state))
     assert (await back.sh("echo back")).stdout == b"back\n"

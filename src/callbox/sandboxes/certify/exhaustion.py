@@ -34,7 +34,7 @@ def _bomb(kind: str, **limits: int) -> Callable[[Ground], Awaitable[str]]:
             expect(took, "the neighbour never answered")
             stats = await box.stats()
         limit = (SandboxLimits(**limits).disk_mb << 20) + _HOST_GROWTH_BYTES_MAX
-        expect(stats["disk_bytes"] <= limit, f"it uses {stats['disk_bytes'] >> 20} MiB of the host's disk")
+        expect(stats.disk_bytes <= limit, f"it uses {stats.disk_bytes >> 20} MiB of the host's disk")
         return f"{ended}; the neighbour's slowest answer {max(took) * 1000:.0f} ms"
 
     return run

@@ -12,6 +12,7 @@ from callbox.errors import SandboxError, SandboxLost, SnapshotRefused
 from callbox.sandboxes.certify.check import Broken, Check, NotOffered, expect
 from callbox.sandboxes.certify.ground import Ground
 from callbox.sandboxes.sandbox import Sandbox
+from callbox.sandboxes.supervisor import saved
 
 
 async def machine_killed(ground: Ground) -> str:
@@ -98,10 +99,10 @@ async def foreign(ground: Ground) -> str:
     """Change what a snapshot says it depends on: refused."""
     async with ground.box() as box:
         snapshot = await box.snapshot()
-        manifest = next(iter((ground.home.snapshots / snapshot.id).glob("*.json")))
-        text = manifest.read_text()
-        digest = next(word for word in text.split('"') if len(word) == 64)
-        manifest.write_text(text.replace(digest, "0" * 64))
+        folder = ground.home.snapshots / snapshot.id
+        manifest = saved.read_manifest(folder) or {}
+        manifest["fingerprint"]["agent"] = "another"
+        saved.write_manifest(folder, manifest)
         try:
             twin = await snapshot.restore()
         except SnapshotRefused as error:

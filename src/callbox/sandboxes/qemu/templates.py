@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -21,7 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from callbox.sandboxes.host.disks import sync_folder, sync_path
+from callbox.sandboxes.host.disks import content_digest, sync_folder, sync_path
 from callbox.sandboxes.qemu.machine import DEVICE_FILE
 from callbox.sandboxes.qemu.process import MEMORY_FILE
 
@@ -32,7 +31,6 @@ KEPT_MAX = 8
 """Templates kept; each takes what its guest has touched, some 100 to 200 MiB. The least recently used goes."""
 LOCK_TIMEOUT_S = 180.0
 _LOOK_EVERY_S = 0.05
-_HASH_BYTES = 1 << 20
 
 
 class Templates:
@@ -81,7 +79,7 @@ class Templates:
         await asyncio.to_thread(self._keep, part, place)
 
     def _keep(self, part: Path, place: Path) -> None:
-        manifest = {name: digest_of(part / name) for name in FILES}
+        manifest = {name: content_digest(part / name) for name in FILES}
         (part / "manifest.json").write_text(json.dumps(manifest))
         sync_path(part / "manifest.json")
         sync_folder(part)
@@ -104,35 +102,12 @@ class Templates:
             if self._verified.get(place) == identity:
                 return True
             wanted: Any = json.loads((place / "manifest.json").read_text())
-            if any(cast("dict[str, Any]", wanted)[name] != digest_of(place / name) for name in FILES):
+            if any(cast("dict[str, Any]", wanted)[name] != content_digest(place / name) for name in FILES):
                 return False
         except (OSError, ValueError, KeyError, TypeError):
             return False
         self._verified[place] = identity
         return True
-
-
-def digest_of(path: Path) -> str:
-    """Digest of a sparse file: its size and every block with its place; blocks of zeros count as holes."""
-    total = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        total.update(size.to_bytes(8, "big"))
-        at = 0
-        while at < size:
-            try:
-                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:
-                    break
-                raise
-            at -= at % _HASH_BYTES
-            block = os.pread(file.fileno(), _HASH_BYTES, at)
-            if block.count(0) != len(block):
-                total.update(at.to_bytes(8, "big"))
-                total.update(block)
-            at += _HASH_BYTES
-    return total.hexdigest()
 
 
 def _identity(place: Path) -> tuple[tuple[int, int, int], ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from callbox.errors import SnapshotRefused
+from callbox.sandboxes.host.disks import content_digest
 from callbox.sandboxes.supervisor.disk_writes import write_json
 
 MANIFEST = "manifest.json"
@@ -21,7 +22,6 @@ MACHINE = "machine"
 """The driver's part of the folder."""
 
 FORMAT = 1
-_CHUNK_BYTES = 1 << 20
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -38,7 +38,7 @@ def describe(folder: Path, *, fingerprint: Mapping[str, str], **about: Any) -> d
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Declare `folder` complete."""
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, {**manifest, "seal": _seal(manifest)})
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -58,15 +58,22 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     manifest = cast("dict[str, Any]", value)
     if manifest.get("format") != FORMAT:
         raise SnapshotRefused(f"The saved memory has format {manifest.get('format')!r}; this callbox reads {FORMAT}.")
+    if manifest.pop("seal", None) != _seal(manifest):
+        raise SnapshotRefused("The manifest of the saved memory was changed: it does not fit its own checksum.")
     if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("fingerprint"), dict):
         raise SnapshotRefused("The manifest of the saved memory is damaged: fields are missing.")
     return manifest
 
 
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """The checksum of a manifest. It finds damage; whoever may write our folders can also make a new one."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
 def add_checksums(folder: Path, manifest: dict[str, Any], stop: threading.Event | None = None) -> bool:
     """Fill in the sha256 of every file. Returns False if `stop` was set before the end."""
     for name, entry in manifest["files"].items():
-        digest = _sha256(folder / name, stop)
+        digest = content_digest(folder / name, stop)
         if digest is None:
             return False
         entry["sha256"] = digest
@@ -122,7 +129,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any], *, thorough: bool) ->
             if marks["mtime_ns"] == entry["mtime_ns"]:
                 continue
             raise SnapshotRefused(f"The saved memory is damaged: {name} was changed.")
-        if _sha256(found[name], None) != entry["sha256"]:
+        if content_digest(found[name]) != entry["sha256"]:
             raise SnapshotRefused(f"The saved memory is damaged: {name} has another checksum.")
 
 
@@ -171,16 +178,6 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 def _marks(path: Path) -> dict[str, int]:
     found = path.stat()
     return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
-
-
-def _sha256(path: Path, stop: threading.Event | None) -> str | None:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            if stop is not None and stop.is_set():
-                return None
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _host_boot() -> str:

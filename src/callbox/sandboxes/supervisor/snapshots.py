@@ -114,6 +114,11 @@ class Snapshots:
             SnapshotRefused: It is damaged, or was made by something else.
         """
         folder = self._folder / snapshot_id
+        if not await in_thread(spec.image.rootfs.is_dir):
+            raise SnapshotRefused(
+                f"The snapshot depends on the image {spec.image.digest[:12]}, which is not here.",
+                hint="Import or build that image again; its digest must be the same.",
+            )
         saved.check_fingerprint(manifest, await driver.fingerprint(spec))
         await in_thread(lambda: saved.check_files(folder, manifest, thorough=True))
         return folder

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from callbox.sandboxes.qemu.templates import FILES, KEPT_MAX, Templates, digest_of
+from callbox.sandboxes.host.disks import content_digest
+from callbox.sandboxes.qemu.templates import FILES, KEPT_MAX, Templates
 
 FINGERPRINT = {"driver": "qemu", "image": "a"}
 
@@ -92,6 +93,6 @@ def test_digest_sees_content_and_place_and_not_how_holes_are_stored(tmp_path: Pa
             file.seek(at)
             file.write(data)
     dense.write_bytes(sparse.read_bytes())
-    assert digest_of(sparse) == digest_of(dense) != digest_of(moved)
+    assert content_digest(sparse) == content_digest(dense) != content_digest(moved)
     os.truncate(sparse, 9 << 20)
-    assert digest_of(sparse) != digest_of(dense)
+    assert content_digest(sparse) != content_digest(dense)
