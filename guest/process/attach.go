@@ -86,6 +86,8 @@ func (e *exec) attach(stream operation.Stream, from place) (any, error) {
 
 // pump sends one ring from `offset` until its end, or until the exec is done although an orphan still writes to it.
 func (e *exec) pump(stream operation.Stream, channel operation.Channel, from *ring, offset int64, follow bool) error {
+	from.attach()
+	defer from.detach()
 	var buffer []byte
 	over := false
 	for {

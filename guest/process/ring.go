@@ -40,6 +40,8 @@ type ring struct {
 	taken   int64 // highest offset that some reader was sent
 	ended   bool  // nothing more will be written
 	blocks  bool
+	recent  window
+	paced   bool          // the writer waits for a reader that keeps up
 	changed chan struct{} // closed and replaced on every change
 }
 
@@ -62,6 +64,7 @@ func (r *ring) write(ctx context.Context, p []byte) {
 	for len(p) > 0 {
 		n := int(min(int64(len(p)), r.limit/2))
 		r.waitForRoom(ctx, int64(n))
+		r.pace(int64(n))
 		r.put(p[:n])
 		p = p[n:]
 	}
@@ -104,6 +107,9 @@ func (r *ring) put(p []byte) {
 	r.end = to
 	if err != nil {
 		r.lose(hole{from, to, reasonOf(err)})
+		r.recent.forget(to)
+	} else {
+		r.recent.remember(p, from)
 	}
 	r.announce()
 }
@@ -179,6 +185,11 @@ func (r *ring) read(p []byte, offset int64) (chunk, error) {
 		r.mu.Unlock()
 		return chunk{n: n}, nil
 	}
+	if r.recent.has(offset) {
+		n = r.recent.copyTo(p[:n], offset)
+		r.mu.Unlock()
+		return chunk{n: n}, nil
+	}
 	file, ours := r.file, false
 	r.mu.Unlock()
 	if file == nil {
@@ -231,7 +242,7 @@ func (r *ring) sent(offset int64) {
 	defer r.mu.Unlock()
 	if offset > r.taken {
 		r.taken = offset
-		if r.blocks {
+		if r.blocks || r.paced {
 			r.announce()
 		}
 	}

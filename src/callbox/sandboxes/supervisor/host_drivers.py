@@ -10,5 +10,9 @@ from callbox.sandboxes.qemu.driver import QemuDriver
 
 
 def host_drivers(home: Home) -> list[Driver]:
-    """The drivers that callbox ships."""
-    return [QemuDriver(kernel=lambda: guest_kernel(home.images), cache=home.root / "probes"), GvisorDriver()]
+    """The drivers that callbox ships. What they find out about the host, and the machines that they keep booted on
+    disk to start others from, depend on the images and the host, not on the home: they are kept beside the images."""
+    return [
+        QemuDriver(kernel=lambda: guest_kernel(home.images), cache=home.images / "qemu"),
+        GvisorDriver(cache=home.images / "gvisor-probe.json"),
+    ]
