@@ -8,9 +8,9 @@ import random
 import signal
 from pathlib import Path
 
-from callbox.errors import SandboxError, SandboxLost, SnapshotRefused
+from callbox.errors import SandboxError, SnapshotRefused
 from callbox.sandboxes.certify.check import Broken, Check, NotOffered, expect
-from callbox.sandboxes.certify.ground import Ground
+from callbox.sandboxes.certify.ground import Ground, after_loss
 from callbox.sandboxes.sandbox import Sandbox
 from callbox.sandboxes.supervisor import saved
 
@@ -23,10 +23,7 @@ async def machine_killed(ground: Ground) -> str:
         pids = ground.machine_pids(box)
         expect(pids, "no process of the machine was found")
         _kill(pids)
-        try:
-            content = await box.files.read("kept.txt")
-        except SandboxLost:
-            content = await box.files.read("kept.txt")
+        content = await after_loss(lambda: box.files.read("kept.txt"))
         expect(content == b"kept", "the file is gone")
     return f"{len(pids)} processes killed, files kept"
 
@@ -67,7 +64,7 @@ async def killed_while_saving(ground: Ground) -> str:
                 _kill(ground.machine_pids(box))
             await asyncio.gather(going, return_exceptions=True)
             box = await Sandbox.open("sleeper", home=ground.home)
-            content = await _retried(box)
+            content = await after_loss(lambda box=box: box.files.read("kept.txt"))
             expect(content == b"kept", "the file is gone")
     return f"{rounds} kills, 0 lost"
 
@@ -168,16 +165,6 @@ async def _cycle(box: Sandbox) -> None:
     for tier in ("warm", "hot"):
         await box.standby(tier=tier)
         await box.resume()
-
-
-async def _retried(box: Sandbox) -> bytes:
-    """Read the file; the first call after a kill may say that the machine was lost."""
-    for _ in range(3):
-        try:
-            return await box.files.read("kept.txt")
-        except SandboxLost:
-            continue
-    return await box.files.read("kept.txt")
 
 
 def _kill(pids: list[int]) -> None:

@@ -9,17 +9,21 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from callbox.errors import SandboxError
+from callbox.errors import SandboxError, SandboxLost
 from callbox.sandboxes.client import Client
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.sandbox import RunResult, Sandbox
 
+LOSSES_MAX = 3
+"""How often one call may say that the machine was lost, after it was killed."""
+
+_T = TypeVar("_T")
 _ANSWER_S = 30.0
 """How long a neighbour may take to answer while a bomb goes off next to it, on a busy host under emulation."""
 
@@ -137,6 +141,16 @@ class Ground:
         while Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
             await asyncio.sleep(0.01)
         return pid
+
+
+async def after_loss(action: Callable[[], Awaitable[_T]]) -> _T:
+    """Do it, and again where a machine that was killed made the first attempts fail: that is allowed to be said."""
+    for _ in range(LOSSES_MAX):
+        try:
+            return await action()
+        except SandboxLost:
+            continue
+    return await action()
 
 
 @asynccontextmanager
