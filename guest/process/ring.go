@@ -41,7 +41,6 @@ type ring struct {
 	ended   bool  // nothing more will be written
 	blocks  bool
 	recent  window
-	paced   bool          // the writer waits for a reader that keeps up
 	changed chan struct{} // closed and replaced on every change
 }
 
@@ -64,7 +63,6 @@ func (r *ring) write(ctx context.Context, p []byte) {
 	for len(p) > 0 {
 		n := int(min(int64(len(p)), r.limit/2))
 		r.waitForRoom(ctx, int64(n))
-		r.pace(int64(n))
 		r.put(p[:n])
 		p = p[n:]
 	}
@@ -242,7 +240,7 @@ func (r *ring) sent(offset int64) {
 	defer r.mu.Unlock()
 	if offset > r.taken {
 		r.taken = offset
-		if r.blocks || r.paced {
+		if r.blocks {
 			r.announce()
 		}
 	}
