@@ -24,7 +24,7 @@ class Background:
         self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._pid = 0
+        self._abandoned: list[asyncio.AbstractEventLoop] = []
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run it there, and return or raise what it does. Ctrl-C cancels it.
@@ -68,18 +68,25 @@ class Background:
         with self._starting:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
-        if loop is not None and thread is not None and self._pid == os.getpid():
+        if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(STOP_DEADLINE_S)
 
+    def forget(self) -> None:
+        """Begin anew in a process that was forked: it has the loop, but not the thread."""
+        if self._loop is not None:
+            # Never closed, nor freed, which closes it: its poll object is the parent's too, and would forget its files.
+            self._abandoned.append(self._loop)
+        self._loop = self._thread = None
+        self._starting = threading.Lock()  # a thread that is not here may have held it
+
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._starting:
-            # After os.fork() the child has the loop, but not the thread.
-            if self._loop is None or self._pid != os.getpid():
+            if self._loop is None:
                 loop = asyncio.new_event_loop()
                 thread = threading.Thread(target=_serve, args=(loop,), name="callbox-blocking", daemon=True)
                 thread.start()
-                self._loop, self._thread, self._pid = loop, thread, os.getpid()
+                self._loop, self._thread = loop, thread
             return self._loop
 
 
@@ -103,3 +110,4 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
 background = Background()
 """The one of this process."""
 atexit.register(background.stop)
+os.register_at_fork(after_in_child=background.forget)

@@ -41,7 +41,11 @@ class Client:
 
     @classmethod
     def of(cls, home: Home | None = None) -> Client:
-        """The client of the running event loop for `home`; None: the default home."""
+        """The client of the running event loop for `home`; None: the default home.
+
+        Ask again for each request, and keep none: an object may be used in another event loop than the one that made
+        it, or in a process that was forked, and a connection belongs to one loop.
+        """
         home = home or Home.default()
         clients = _CLIENTS.setdefault(asyncio.get_running_loop(), {})
         if home not in clients:
@@ -122,10 +126,15 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One sandbox, as requests name it."""
+    """One sandbox, as requests name it. Good in every event loop."""
 
-    client: Client
+    home: Home
     sandbox: str
+
+    @property
+    def client(self) -> Client:
+        """The connection of the running event loop."""
+        return Client.of(self.home)
 
     async def call(self, op: str, *, repeat: bool, **fields: Any) -> dict[str, Any]:
         """See `Client.call`."""

@@ -89,8 +89,12 @@ class Process:
         await self._stdin.write(encoded(data))
 
     async def close_stdin(self) -> None:
-        """Say that no more input follows, and wait until all of it was taken."""
-        await self._stdin.write(b"", close=True)
+        """Say that no more input follows, and wait until all of it was taken. Fine if it has ended already."""
+        try:
+            await self._stdin.write(b"", close=True)
+        except GuestError as error:
+            if error.guest_code != "gone":
+                raise
 
     async def signal(self, signal: int, *, tree: bool = True) -> None:
         """Send a signal, like ``signal.SIGINT``; `tree`: to every descendant, also those that went their own way.

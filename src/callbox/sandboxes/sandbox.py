@@ -40,10 +40,10 @@ class Sandbox:
     A command that fails is none: look at `RunResult.exit_code`.
     """
 
-    def __init__(self, client: Client, info: SandboxInfo, receipt: Receipt | None = None, *, keep: bool = True) -> None:
+    def __init__(self, home: Home, info: SandboxInfo, receipt: Receipt | None = None, *, keep: bool = True) -> None:
         self._info = info
         self._keep = keep
-        self._target = Target(client, info.id)
+        self._target = Target(home, info.id)
         self.receipt = receipt
         """What it took to make it or to wake it last, where we know."""
         self.files = Files(self._target)
@@ -114,7 +114,7 @@ class Sandbox:
             client = Client.of(home)
             reply = await client.call("sandbox.create", repeat=False, spec=asdict(spec))
             info, receipt = SandboxInfo.from_reply(reply["sandbox"]), Receipt.from_reply(reply["receipt"])
-            return cls(client, info, receipt, keep=spec.name is not None if keep is None else keep)
+            return cls(client.home, info, receipt, keep=spec.name is not None if keep is None else keep)
 
         return Opening(make)
 
@@ -129,7 +129,7 @@ class Sandbox:
         async def find() -> Self:
             client = Client.of(home)
             reply = await client.call("sandbox.get", repeat=True, sandbox=name)
-            return cls(client, SandboxInfo.from_reply(reply["sandbox"]))
+            return cls(client.home, SandboxInfo.from_reply(reply["sandbox"]))
 
         return Opening(find)
 
@@ -148,7 +148,7 @@ class Sandbox:
             client = Client.of(home)
             reply = await client.call("snapshot.restore", repeat=False, snapshot=snapshot, spec={"name": name})
             receipt = Receipt.from_reply(reply["receipt"]) if reply.get("receipt") else None
-            return cls(client, SandboxInfo.from_reply(reply["sandbox"]), receipt, keep=name is not None)
+            return cls(client.home, SandboxInfo.from_reply(reply["sandbox"]), receipt, keep=name is not None)
 
         return Opening(make)
 
@@ -166,7 +166,7 @@ class Sandbox:
         if states is not None:
             filters["states"] = [*states]
         reply = await client.call("sandbox.list", repeat=True, **filters)
-        return [cls(client, SandboxInfo.from_reply(info)) for info in reply["sandboxes"]]
+        return [cls(client.home, SandboxInfo.from_reply(info)) for info in reply["sandboxes"]]
 
     @property
     def id(self) -> str:
@@ -331,7 +331,7 @@ class Sandbox:
         """
         fields = {} if name is None else {"name": check_name(name)}
         reply = await self._target.call("sandbox.snapshot", repeat=False, **fields)
-        return Snapshot.from_reply(self._target.client, reply["snapshot"])
+        return Snapshot.from_reply(self._target.home, reply["snapshot"])
 
     async def fork(self, n: int = 1, *, names: Sequence[str] | None = None) -> builtins.list[Self]:
         """Make `n` children of one paused instant, memory and files; each is private from then on.
@@ -348,7 +348,7 @@ class Sandbox:
             fields["names"] = [check_name(name) for name in names]
         reply = await self._target.call("sandbox.fork", repeat=False, **fields)
         return [
-            type(self)(self._target.client, SandboxInfo.from_reply(info), keep=names is not None)
+            type(self)(self._target.home, SandboxInfo.from_reply(info), keep=names is not None)
             for info in reply["sandboxes"]
         ]
 
@@ -404,38 +404,38 @@ class Snapshot:
                 await fresh.run("./try.sh")
     """
 
-    client: Client
+    home: Home
     id: str
     name: str
     details: Mapping[str, Any]
     """All that the supervisor says of it."""
 
     @classmethod
-    def from_reply(cls, client: Client, reply: Mapping[str, Any]) -> Snapshot:
+    def from_reply(cls, home: Home, reply: Mapping[str, Any]) -> Snapshot:
         """Read a snapshot's record."""
-        return cls(client, reply["id"], reply.get("name") or reply["id"], dict(reply))
+        return cls(home, reply["id"], reply.get("name") or reply["id"], dict(reply))
 
     @classmethod
     async def open(cls, name: str, *, home: Home | None = None) -> Snapshot:
         """Find one by its name or id."""
         client = Client.of(home)
-        return cls.from_reply(client, (await client.call("snapshot.get", repeat=True, snapshot=name))["snapshot"])
+        return cls.from_reply(client.home, (await client.call("snapshot.get", repeat=True, snapshot=name))["snapshot"])
 
     @classmethod
     async def list(cls, *, home: Home | None = None) -> builtins.list[Snapshot]:
         """All of a home."""
         client = Client.of(home)
         reply = await client.call("snapshot.list", repeat=True)
-        return [cls.from_reply(client, snapshot) for snapshot in reply["snapshots"]]
+        return [cls.from_reply(client.home, snapshot) for snapshot in reply["snapshots"]]
 
     def restore(self, *, name: str | None = None) -> Opening[Sandbox]:
         """See `Sandbox.restore`."""
-        return Sandbox.restore(self.id, name=name, home=self.client.home)
+        return Sandbox.restore(self.id, name=name, home=self.home)
 
     async def remove(self) -> None:
         """Delete it; sandboxes that were restored from it stay. Fine if it is gone already."""
         with suppress(SandboxNotFound):
-            await self.client.call("snapshot.remove", repeat=True, snapshot=self.id)
+            await Client.of(self.home).call("snapshot.remove", repeat=True, snapshot=self.id)
 
 
 def _changed(value: Any, **changes: Any) -> Any:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import inspect
+import os
+import signal
+import warnings
 
 import pytest
 
 from callbox import errors
 from callbox.sandboxes import blocking, files, pool, process, sandbox
 from callbox.sandboxes.blocking import Pool, Sandbox, Snapshot
+from callbox.sandboxes.client import Client
 
 
 def test_the_first_minute_without_async(home, tmp_path):
@@ -57,6 +62,35 @@ def test_snapshots_forks_and_pools(bare_home):
     assert found.state == "gone"
     with pytest.raises(errors.SandboxNotFound):
         Sandbox.open("taken")
+
+
+def in_a_fork(work):
+    """The exit code of a forked process that does `work`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that other threads are not in the child is what is tested here
+        pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        os._exit(0 if work() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_forked_process_uses_the_same_object_and_so_does_its_parent(home):
+    with Sandbox.create("python") as box:
+        assert in_a_fork(lambda: box.run("echo child").stdout == "child\n") == 0
+        assert box.run("echo parent", timeout_s=10).stdout == "parent\n"
+
+
+def test_an_object_is_good_in_another_event_loop(home):
+    async def use(box=None):
+        box = box or await sandbox.Sandbox.create("python", name="travels")
+        assert (await asyncio.wait_for(box.run("echo hi"), 10)).stdout == "hi\n"
+        assert await box.files.list() == []
+        await Client.of().aclose()
+        return box
+
+    box = asyncio.run(use())
+    asyncio.run(use(box))
 
 
 async def test_in_a_coroutine_it_is_refused(home):
