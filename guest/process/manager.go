@@ -4,7 +4,6 @@ package process
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -232,50 +231,6 @@ func (m *Manager) limits() (int, int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.settings.ProcessesMax, m.settings.MemoryBytes
-}
-
-func (m *Manager) list(operation.Stream, json.RawMessage) (any, error) {
-	m.mu.Lock()
-	m.expire()
-	all := slices.Collect(maps.Values(m.execs))
-	m.mu.Unlock()
-	type entry struct {
-		ID        string   `json:"id"`
-		Pid       int      `json:"pid"`
-		Argv      []string `json:"argv"`
-		Running   bool     `json:"running"`
-		KeepAlive bool     `json:"keep_alive"`
-		StartedNs int64    `json:"started_ns"`
-		ExitCode  *int     `json:"exit_code"`
-		Signal    *int     `json:"signal"`
-		StdoutEnd int64    `json:"stdout_end"`
-		StderrEnd int64    `json:"stderr_end"`
-	}
-	entries := []entry{}
-	for _, e := range all {
-		if <-e.launched; e.failed != nil {
-			continue
-		}
-		how := e.result()
-		entries = append(entries, entry{
-			e.request.ID, e.pid, shorten(e.request.argv()), how.Running || e.survivors.Load(), e.request.KeepAlive,
-			e.began.UnixNano(), how.ExitCode, how.Signal, how.StdoutEnd, how.StderrEnd,
-		})
-	}
-	slices.SortFunc(entries, func(a, b entry) int { return int(min(max(a.StartedNs-b.StartedNs, -1), 1)) })
-	return map[string]any{"execs": entries}, nil
-}
-
-// shorten keeps a list of all execs within one frame: 384 execs of at most 64 bytes of arguments.
-func shorten(argv []string) []string {
-	const argumentsMost, bytesMost = 4, 24
-	short := slices.Clone(argv[:min(len(argv), argumentsMost)])
-	for i, each := range short {
-		if len(each) > bytesMost {
-			short[i] = each[:bytesMost] + "…"
-		}
-	}
-	return short
 }
 
 func (m *Manager) forget(_ operation.Stream, raw json.RawMessage) (any, error) {
