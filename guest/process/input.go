@@ -2,10 +2,12 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"callbox.dev/guest/operation"
@@ -67,7 +69,7 @@ func (i *input) take(stream operation.Stream, from *int64, closing bool) (int64,
 			if stream.Context().Err() != nil {
 				return 0, stream.Context().Err()
 			}
-			return 0, operation.Fail("gone", "the process closed its stdin")
+			return 0, operation.Fail("gone", "the process closed its stdin: "+errnoOf(problem))
 		}
 		offset += int64(n)
 		if err == io.EOF {
@@ -79,12 +81,25 @@ func (i *input) take(stream operation.Stream, from *int64, closing bool) (int64,
 	}
 }
 
+// write passes on what there is. A write of nothing asks nothing; gVisor's terminals refuse it.
 func (i *input) write(to *os.File, p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
 	n, err := to.Write(p)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.written += int64(n)
 	return err
+}
+
+// errnoOf is the kernel's part of an error: the rest names a descriptor of the agent.
+func errnoOf(err error) string {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno.Error()
+	}
+	return err.Error()
 }
 
 func (i *input) end(to *os.File, closing bool) int64 {
