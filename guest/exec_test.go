@@ -55,6 +55,18 @@ func TestWrongRequestsAreRefused(t *testing.T) {
 	a.refuses("spawn_failed", "exec.run", map[string]any{"id": "a", "argv": []string{"no-such-program"}})
 	a.refuses("spawn_failed", "exec.run", map[string]any{"id": "a", "argv": []string{"/etc/passwd"}})
 	a.refuses("spawn_failed", "exec.run", map[string]any{"id": "a", "shell": "true", "cwd": "/nowhere"})
+	if os.Geteuid() == 0 {
+		closed := filepath.Join(a.work, "closed")
+		if err := os.MkdirAll(filepath.Join(closed, "in"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, cwd := range []string{closed, filepath.Join(closed, "in")} {
+			got := a.call("exec.run", map[string]any{"id": "a", "shell": "true", "cwd": cwd})
+			if want := "the working directory " + cwd; got.Code != "spawn_failed" || !strings.Contains(got.Message, want) {
+				t.Error(got.Code, got.Message)
+			}
+		}
+	}
 	for _, op := range []string{"exec.attach", "exec.wait", "exec.signal", "exec.forget", "exec.stdin"} {
 		a.refuses("not_found", op, map[string]any{"id": "missing", "signal": 9})
 	}

@@ -34,11 +34,12 @@ type Stream struct {
 
 // Result is how an operation ended, and all that it sent.
 type Result struct {
-	Ok     map[string]any
-	Code   string
-	Data   map[uint8][]byte
-	Bytes  map[uint8]int64
-	Events []map[string]any
+	Ok      map[string]any
+	Code    string
+	Message string
+	Data    map[uint8][]byte
+	Bytes   map[uint8]int64
+	Events  []map[string]any
 }
 
 // New reads frames until the agent closes.
@@ -213,7 +214,7 @@ func (s *Stream) Result(each func(channel uint8, p []byte)) (Result, error) {
 			if err := json.Unmarshal(frame.Payload, &end); err != nil {
 				return result, err
 			}
-			result.Ok, result.Code = end.Ok, end.Error.Code
+			result.Ok, result.Code, result.Message = end.Ok, end.Error.Code, end.Error.Message
 			if result.Code == "" && result.Ok == nil {
 				return result, fmt.Errorf("opener: CLOSE says neither ok nor error: %s", frame.Payload)
 			}

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -49,7 +50,7 @@ func (m *Manager) launch(e *exec) error {
 	if err != nil {
 		ends.closeOurs()
 		m.groups.remove(e.request.ID)
-		return operation.Fail("spawn_failed", fmt.Sprintf("%s: %s", path, err))
+		return operation.Fail("spawn_failed", m.refusal(e, cwd, path, err))
 	}
 	m.mu.Lock()
 	e.pid, e.began = pid, time.Now()
@@ -57,6 +58,44 @@ func (m *Manager) launch(e *exec) error {
 	go m.follow(e, end, ends.pipes)
 	m.guard.wake()
 	return nil
+}
+
+// refusal says what the kernel did not allow: its "permission denied" does not tell a folder from a program.
+func (m *Manager) refusal(e *exec, cwd, path string, err error) string {
+	uid, gid := m.identity(e.request.User)
+	if errors.Is(err, syscall.EACCES) && !mayEnter(cwd, uid, gid) {
+		return fmt.Sprintf("the working directory %s: user %s may not enter it (%s)", cwd, e.request.User, syscall.EACCES)
+	}
+	return fmt.Sprintf("%s: %s", path, err)
+}
+
+// mayEnter judges by the modes of a folder and of all above it, symlinks spelled out.
+func mayEnter(folder string, uid, gid int) bool {
+	if uid == 0 {
+		return true
+	}
+	if resolved, err := filepath.EvalSymlinks(folder); err == nil {
+		folder = resolved
+	}
+	for at := filepath.Clean(folder); ; at = filepath.Dir(at) {
+		var found syscall.Stat_t
+		if err := syscall.Stat(at, &found); err != nil {
+			return false
+		}
+		bit := uint32(0o001)
+		switch {
+		case int(found.Uid) == uid:
+			bit = 0o100
+		case int(found.Gid) == gid:
+			bit = 0o010
+		}
+		if found.Mode&bit == 0 {
+			return false
+		}
+		if at == "/" {
+			return true
+		}
+	}
 }
 
 func (m *Manager) environment(asked *start) map[string]string {
