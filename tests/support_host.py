@@ -6,6 +6,9 @@ import os
 import signal
 from pathlib import Path
 
+from callbox.sandboxes.host.processes import find_marked, tree_of
+from callbox.sandboxes.supervisor.record import machine_id_of
+
 
 def processes_of(place):
     """Pids whose command line or working folder names `place`."""
@@ -21,9 +24,11 @@ def processes_of(place):
     return found
 
 
-def kill_machine(place):
-    """Kill -9 all of them, as a host that is out of memory would."""
-    for pid in processes_of(place):
+def kill_machine(sandbox_id):
+    """Kill -9 every process of a sandbox's machine, as a host that is out of memory would."""
+    pids = tree_of(find_marked(machine_id_of(sandbox_id)))
+    assert pids, "the machine has no process"
+    for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:

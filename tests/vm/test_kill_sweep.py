@@ -43,7 +43,7 @@ async def a_life(home, driver):
     for kid in kids:
         assert await again(lambda kid=kid: kid.files.read("a.txt")) == b"kept"
     await again(lambda: box.run("sync", user="root"))
-    kill_machine(home.sandboxes / box.id)
+    kill_machine(box.id)
     assert await again(lambda: box.files.read("a.txt")) == b"kept"
 
 
@@ -63,6 +63,7 @@ async def restore(home, name):
 
 async def start(home, *options):
     home.root.mkdir(parents=True, exist_ok=True)
+    home.socket.unlink(missing_ok=True)  # of one that was killed
     with home.log.open("ab") as log:
         command = [*supervisor_command(home), *options]
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, start_new_session=True)

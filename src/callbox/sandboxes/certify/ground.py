@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 from callbox.errors import SandboxError, SandboxLost
 from callbox.sandboxes.client import Client
 from callbox.sandboxes.home import Home
+from callbox.sandboxes.host.processes import find_marked, tree_of
 from callbox.sandboxes.sandbox import RunResult, Sandbox
+from callbox.sandboxes.supervisor.record import machine_id_of
 
 LOSSES_MAX = 3
 """How often one call may say that the machine was lost, after it was killed."""
@@ -94,20 +96,8 @@ class Ground:
         return json.loads(await asyncio.to_thread(path.read_text, "utf-8"))
 
     def machine_pids(self, box: Sandbox) -> list[int]:
-        """Find the host's processes of a sandbox: those whose command line, folder or environment names its folder."""
-        mark = os.fsencode(self.home.sandboxes / box.id)
-        found: list[int] = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            try:
-                told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-                folder = os.fsencode((entry / "cwd").readlink())
-            except OSError:
-                continue
-            if mark in told or folder.startswith(mark):
-                found.append(int(entry.name))
-        return found
+        """The host's processes of a sandbox's machine: those that carry its mark, and what they started."""
+        return tree_of(find_marked(machine_id_of(box.id)))
 
     def leftovers(self) -> list[str]:
         """Name everything on this host that still belongs to this home, the supervisor itself excepted."""
