@@ -119,6 +119,13 @@ class Client:
             while is_alive(pid):  # noqa: ASYNC110 -- another process
                 await asyncio.sleep(POLL_S)
 
+    async def let_it_stop(self) -> None:
+        """Return at once, or if the supervisor is stopping, when it has gone: it lays to sleep what a request woke."""
+        channel = self._channel
+        # The socket's name goes first, and its successor makes it again only when it has ended.
+        while channel is not None and not channel.closed.is_set() and not self.home.socket.exists():  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+
     async def _drop(self, channel: Channel) -> None:
         self._channel = None
         await channel.aclose()

@@ -52,6 +52,7 @@ class Attachment:
         stdout_offset: Where to begin.
         stderr_offset: Where to begin.
         follow: Wait for more until it ends; False: only what is there now.
+        wakes: Wake the sandbox where somebody puts it to standby before the end; else wait until somebody wakes it.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class Attachment:
         stdout_offset: int = 0,
         stderr_offset: int = 0,
         follow: bool = True,
+        wakes: bool = False,
     ) -> None:
         self._target = target
         self._id = exec_id
         self._begin = begin
         self._follow = follow
+        self._wakes = wakes
         self._seen = begin is None
         self._skipped: dict[int, int] = {}
         self.offsets = {STDOUT: stdout_offset, STDERR: stderr_offset}
@@ -90,6 +93,12 @@ class Attachment:
                     async for chunk in chunks:
                         yield chunk
                 return
+            except SandboxInterrupted:
+                if self._wakes:
+                    await self._target.client.let_it_stop()
+                else:
+                    await self._awake_again()
+                fresh = False
             except _ConnectionLost as error:
                 lost = 0 if self.offsets != before else lost + 1
                 if lost > REPEATS_MAX:
@@ -124,9 +133,6 @@ class Attachment:
             if was_cut(channel):
                 raise _ConnectionLost from error
             raise
-        except SandboxInterrupted:
-            await self._awake_again()
-            raise _ConnectionLost from None
         if not result.running:
             self.end = Exit.of(result)
 

@@ -9,7 +9,14 @@ from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Self
 
-from callbox.errors import ConfigurationError, GuestError, SandboxError, SandboxLost, SandboxNotFound
+from callbox.errors import (
+    ConfigurationError,
+    GuestError,
+    SandboxError,
+    SandboxInterrupted,
+    SandboxLost,
+    SandboxNotFound,
+)
 from callbox.sandboxes.client import Target
 from callbox.sandboxes.guest import ExecRequest, Guest
 from callbox.sandboxes.output import Attachment, Chunk, LineSplitter, OutputReader
@@ -17,6 +24,12 @@ from callbox.sandboxes.results import Exit
 
 STDIN_PIECE_BYTES = 65_536
 """Largest piece of input in one frame."""
+
+STDIN_TURN_S = 10.0
+"""Seconds that a write waits for its turn, while the guest still has another write of the same process."""
+
+STDIN_POLL_S = 0.05
+"""Seconds between two attempts."""
 
 KILL_DEADLINE_S = 5.0
 """Seconds that ending a process may take whose caller was cancelled."""
@@ -38,7 +51,7 @@ class Process:
     As an async context manager it is killed at the end of the block if it still runs.
     """
 
-    def __init__(self, target: Target, process_id: str, pid: int | None = None) -> None:
+    def __init__(self, target: Target, process_id: str, pid: int | None = None, *, is_new: bool = False) -> None:
         self.target = target
         """The sandbox that it is in."""
         self.id = process_id
@@ -48,7 +61,8 @@ class Process:
         """Its standard output; of a terminal, everything."""
         self.stderr = OutputReader(target, process_id, "stderr")
         """Its error output."""
-        self._stdin = _Stdin(target, process_id)
+        # Nobody can have written to it before: that spares a question.
+        self._stdin = _Stdin(target, process_id, written=0 if is_new else None)
 
     def __repr__(self) -> str:
         return f"<Process {self.id} pid={self.pid}>"
@@ -84,7 +98,7 @@ class Process:
         """Send input. Waits while the process does not read.
 
         Raises:
-            GuestError: It has ended, or was started without ``stdin``.
+            GuestError: It has ended, or was started without ``stdin`` (``gone``); somebody else writes (``busy``).
         """
         await self._stdin.write(encoded(data))
 
@@ -149,46 +163,63 @@ _END = 2**53
 class _Stdin:
     """Input to a process. Each write is a request of its own, so that the sandbox may fall asleep in between."""
 
-    def __init__(self, target: Target, exec_id: str) -> None:
+    def __init__(self, target: Target, exec_id: str, *, written: int | None) -> None:
         self._target = target
         self._id = exec_id
-        self._written: int | None = None
+        self._written = written
         """Bytes that it has; None: not known, because somebody else may have written, or a write was cut short."""
         self._writing = asyncio.Lock()
 
     async def write(self, data: bytes, *, close: bool = False) -> None:
         async with self._writing:
             if self._written is None:
-                self._written = await self._send(b"", None, close=False)
+                self._written = await _send(self._target, self._id, b"", None, close=False)
             offset, self._written = self._written, None
-            self._written = await self._send(data, offset, close=close)
-
-    async def _send(self, data: bytes, offset: int | None, *, close: bool) -> int:
-        async def send(guest: Guest) -> int:
-            async with await guest.exec_stdin(self._id, offset=offset, close=close) as stream:
-                for start in range(0, len(data), STDIN_PIECE_BYTES):
-                    await stream.send(data[start : start + STDIN_PIECE_BYTES])
-                await stream.end()
-                return await stream.written()
-
-        # From a known offset it may be repeated: the guest skips what it has.
-        return await self._target.ask("exec.stdin", send, repeat=True)
+            self._written = await _send(self._target, self._id, data, offset, close=close)
 
 
-async def feed(target: Target, exec_id: str, data: bytes) -> None:
-    """Send all input of a process and close it. One that ends, or closes its input, before that is fine."""
+async def _send(target: Target, exec_id: str, data: bytes, offset: int | None, *, close: bool) -> int:
+    """Write from `offset` on, or nothing after all that was written; returns how much that is then."""
 
-    async def send(guest: Guest) -> None:
-        async with await guest.exec_stdin(exec_id) as stream:
+    async def send(guest: Guest) -> int:
+        async with await guest.exec_stdin(exec_id, offset=offset, close=close) as stream:
             for start in range(0, len(data), STDIN_PIECE_BYTES):
                 await stream.send(data[start : start + STDIN_PIECE_BYTES])
             await stream.end()
-            await stream.written()
+            return await stream.written()
 
-    # From the beginning also when it is repeated: the guest knows how much it has taken, and skips that.
+    deadline: float | None = None
+    while True:
+        try:
+            # From a known offset it may be repeated: the guest skips what it has.
+            return await target.ask("exec.stdin", send, repeat=True)
+        except SandboxInterrupted:
+            # Who writes waits for it to be taken, and whoever wrote half of it could not know what to write again.
+            await target.client.let_it_stop()
+        except GuestError as error:
+            if error.guest_code != "busy":
+                raise
+            # After a lost connection, until the guest has noticed that too, our own first attempt has the turn.
+            now = asyncio.get_running_loop().time()
+            deadline = deadline or now + STDIN_TURN_S
+            if now > deadline:
+                raise
+            await asyncio.sleep(STDIN_POLL_S)
+
+
+async def feed(target: Target, exec_id: str, data: bytes) -> None:
+    """Send all input of a process and close it. One that ends, or closes its input, before that is fine.
+
+    Raises:
+        GuestError: Not all of it was sent, like ``busy``.
+    """
     # Whoever follows the output is told if the machine was lost.
-    with suppress(GuestError, SandboxLost, SandboxNotFound):
-        await target.ask("exec.stdin", send, repeat=True)
+    with suppress(SandboxLost, SandboxNotFound):
+        try:
+            await _send(target, exec_id, data, 0, close=True)
+        except GuestError as error:
+            if error.guest_code != "gone":
+                raise
 
 
 async def kill_quietly(target: Target, exec_id: str) -> None:

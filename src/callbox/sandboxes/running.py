@@ -50,7 +50,7 @@ async def run_command(
         if stdin is not None:
             # Before its input, which would not find it otherwise.
             await target.ask("exec.start", lambda guest: guest.exec_start(request), repeat=True)
-        attachment = Attachment(target, exec_id, begin=request if stdin is None else None)
+        attachment = Attachment(target, exec_id, begin=request if stdin is None else None, wakes=True)
         async with _fed(target, exec_id, stdin), aclosing(attachment.chunks()) as chunks:
             async for chunk in chunks:
                 clips[chunk.output].add(chunk)
@@ -88,13 +88,29 @@ def _result(exec_id: str, end: Exit, clips: Mapping[Output, Clip]) -> RunResult:
 
 @asynccontextmanager
 async def _fed(target: Target, exec_id: str, stdin: bytes | str | None) -> AsyncGenerator[None]:
-    """Send input while the block reads output: a process that gets and gives much would stop both otherwise."""
+    """Send input while the block reads output: a process that gets and gives much would stop both otherwise.
+
+    Raises:
+        SandboxError: It could not be sent; the process was ended, which would have read the half for the whole.
+    """
     if stdin is None:
         yield
         return
-    feeding = asyncio.create_task(feed(target, exec_id, encoded(stdin)))
+
+    failures: list[SandboxError] = []
+
+    async def send() -> None:
+        try:
+            await feed(target, exec_id, encoded(stdin))
+        except SandboxError as error:
+            failures.append(error)
+            await kill_quietly(target, exec_id)
+
+    feeding = asyncio.create_task(send())
     try:
         yield
+        if failures:
+            raise failures[0]
     finally:
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
@@ -152,7 +168,7 @@ async def spawn_command(
     )
     try:
         pid = await target.ask("exec.start", lambda guest: guest.exec_start(request), repeat=True)
-        process = Process(target, exec_id, pid)
+        process = Process(target, exec_id, pid, is_new=True)
         if not isinstance(stdin, bool):
             await process.write(stdin)
             await process.close_stdin()

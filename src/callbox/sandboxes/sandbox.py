@@ -207,6 +207,8 @@ class Sandbox:
     ) -> RunResult:
         """Run a command and wait for its end. Cancelled, it ends the command and all its descendants.
 
+        It wakes the sandbox again where somebody puts it to standby, or stops the supervisor, before the end.
+
         Args:
             command: A line for ``/bin/sh``, or a program and its arguments, which no shell looks at.
             cwd: Where; ``/work`` by default.

@@ -6,7 +6,10 @@ import signal
 import pytest
 
 from callbox import Sandbox, errors
+from callbox.sandboxes import process as process_module
+from callbox.sandboxes import running
 from callbox.sandboxes.output import LINE_BYTES_MAX, Chunk, Clip, LineSplitter
+from callbox.sandboxes.process import feed
 
 
 @pytest.fixture
@@ -151,3 +154,55 @@ def test_a_clip_says_what_was_lost_before_it_came():
     small = Clip(100)
     small.add(Chunk("stdout", b"all", 0))
     assert small.text(3, "") == ("all", False)
+
+
+async def test_a_write_waits_for_its_turn(box, monkeypatch):
+    process = await box.spawn("wc -c", stdin=True)
+    guest = box.target.guest(await box.target.client.channel())
+    async with await guest.exec_stdin(process.id, close=False) as held:
+        await held.send(b"abc")
+        async with asyncio.timeout(10):
+            while not await somebody_has_the_turn(process):
+                await asyncio.sleep(0.01)
+        monkeypatch.setattr(process_module, "STDIN_TURN_S", 0.05)
+        with pytest.raises(errors.GuestError) as caught:
+            await feed(box.target, process.id, b"abcdef")
+        assert caught.value.guest_code == "busy"
+        monkeypatch.undo()
+        feeding = asyncio.create_task(feed(box.target, process.id, b"abcdef"))
+        await asyncio.sleep(0)
+        await held.cancel()
+        await feeding
+    assert [line async for line in process] == ["6"]
+
+
+async def somebody_has_the_turn(process):
+    guest = process.target.guest(await process.target.client.channel())
+    try:
+        async with await guest.exec_stdin(process.id, offset=None, close=False) as stream:
+            await stream.end()
+            return not await stream.written()
+    except errors.GuestError as error:
+        return error.guest_code == "busy"
+
+
+async def test_input_that_cannot_be_sent_fails_the_command_instead_of_cutting_it(box, monkeypatch):
+    async def refuse(*_):
+        raise errors.GuestError("another stream writes to it", guest_code="busy")
+
+    monkeypatch.setattr(running, "feed", refuse)
+    with pytest.raises(errors.GuestError, match="another stream"):
+        await box.run("cat; sleep 300", stdin="all of it")
+    assert not any(each.running for each in await box.processes())
+
+
+async def test_a_follower_does_not_undo_a_standby(box):
+    process = await box.spawn("echo up; read x; echo got $x", stdin=True)
+    following = process.lines()
+    assert await anext(following) == "up"
+    lines = asyncio.create_task(anext(following))
+    await box.standby()
+    await asyncio.wait({lines}, timeout=0.3)
+    assert (await box.info()).state == "hot"
+    await process.write("it\n")
+    assert await lines == "got it"

@@ -129,6 +129,30 @@ async def test_a_call_wakes_it_and_the_receipt_says_from_what(home):
         assert any("hot" in line for line in await box.logs())
 
 
+@pytest.mark.parametrize("stdin", [None, "input"])
+async def test_a_run_ends_whoever_puts_it_to_standby_meanwhile(home, stdin):
+    async with Sandbox.create("python") as box:
+        began = asyncio.Event()
+        command = "cat; echo up; sleep 0.5; echo done"
+        running = asyncio.create_task(box.run(command, stdin=stdin, on_output=lambda *_: began.set()))
+        await began.wait()
+        await box.standby()
+        assert (await asyncio.wait_for(running, 10)).stdout.endswith("up\ndone\n")
+        first = asyncio.create_task(box.run("echo first"))
+        await asyncio.gather(box.standby(), first)
+        assert first.result().stdout == "first\n"
+
+
+async def test_a_run_outlives_a_supervisor_that_is_stopped(home):
+    box = await Sandbox.create("python", name="survivor")
+    began = asyncio.Event()
+    running = asyncio.create_task(box.run("echo up; sleep 0.5; echo done", on_output=lambda *_: began.set()))
+    await began.wait()
+    other = Client(home)
+    await other.stop_supervisor()
+    assert (await asyncio.wait_for(running, 20)).stdout == "up\ndone\n"
+
+
 async def test_snapshots_forks_and_restores_are_sandboxes_of_their_own(bare_home):
     box = await Sandbox.create("python", name="parent")
     snapshot = await box.snapshot("kept")
