@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
@@ -307,3 +309,58 @@ async def test_zeros_before_hello_are_fine(zeros: int) -> None:
         assert (await peer.hello())["version"] == 1
         writer.close()
         await serve
+
+
+async def held_bytes(*frames: bytes) -> int:
+    """Memory that the host holds for frames of a guest that nobody reads."""
+    async with hostile_guest() as (channel, peer):
+        await channel.open({"op": "ping"})
+        await peer.next(FrameType.OPEN)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for frame in frames:
+                peer.send_raw(frame)
+            peer.send(FrameType.PING, 0)
+            await peer.next(FrameType.PONG)
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("extra", [b"", encode(FrameType.EOF, 1)])
+async def test_small_pieces_that_take_turns_cost_little_memory(extra: bytes) -> None:
+    turns = b"".join(encode(FrameType.DATA, 1, b"x", channel) + extra for channel in (1, 2)) * 20_000
+    assert await held_bytes(turns) < 1_000_000
+
+
+async def test_pieces_keep_the_order_of_their_channel_however_many_wait() -> None:
+    async with hostile_guest() as (channel, peer):
+        stream = await channel.open({"op": "ping"})
+        await peer.next(FrameType.OPEN)
+        sent = {1: bytearray(), 2: bytearray()}
+        for number in range(6_000):
+            piece = b"%d," % number
+            sent[1 + number % 2] += piece
+            peer.send(FrameType.DATA, 1, piece, 1 + number % 2)
+        peer.send(FrameType.CLOSE, 1, {"ok": {}})
+        peer.send(FrameType.PING, 0)
+        await peer.next(FrameType.PONG)
+        got = {1: bytearray(), 2: bytearray()}
+        async for item in stream:
+            assert isinstance(item, Data)
+            got[item.channel] += item.data
+        assert got == sent
+
+
+async def test_events_wait_as_text_and_not_without_end() -> None:
+    full = b'{"a":[' + b"{}," * 21_800 + b"{}]}"
+    assert await held_bytes(*[encode(FrameType.EVENT, 1, full)] * 3) < 1_000_000
+    async with hostile_guest() as (channel, peer):
+        stream = await channel.open({"op": "ping"})
+        await peer.next(FrameType.OPEN)
+        peer.send_raw(encode(FrameType.EVENT, 1, b'{"a":1}') * 5_000)
+        await asyncio.wait_for(channel.closed.wait(), 10)
+        with pytest.raises(GuestProtocolError, match="events"):
+            await stream.result()

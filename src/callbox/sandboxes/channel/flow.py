@@ -18,6 +18,14 @@ _MERGE_BYTES_MAX: Final = 4_096
 """Small pieces of one channel are joined while they wait: a program that writes byte by byte costs little memory."""
 
 
+_ORDERED_ITEMS_MAX: Final = 256
+"""So many waiting pieces keep the order among channels. More are joined channel by channel: nobody may make us hold
+an object for every byte by taking turns between two."""
+
+_EVENTS_MAX: Final = 4_096
+"""Waiting events of one stream. What an agent sends fills its window before: they have some hundred bytes each."""
+
+
 class Flow:
     """One stream, seen from one end. Not for use from outside of `channel`."""
 
@@ -27,6 +35,9 @@ class Flow:
         self._credit = WINDOW_BYTES
         self._credit_waiters: deque[asyncio.Future[None]] = deque()
         self._items: deque[Item] = deque()
+        self._last: dict[int, Data] = {}
+        self._events = 0
+        self._has_ended = False
         self._reader: asyncio.Future[None] | None = None
         self._allowance = WINDOW_BYTES
         self._ungranted = 0
@@ -38,25 +49,37 @@ class Flow:
         """Queue what the peer sent.
 
         Raises:
-            GuestProtocolError: It had no credit for it.
+            GuestProtocolError: It had no credit for it, or sends more events than anybody would.
         """
         if size > self._allowance:
             raise GuestProtocolError(f"The peer sent {size} bytes with credit for {self._allowance}.")
         if size == 0:
             return  # costs the sender nothing, so an endless row of them must cost us nothing
         self._allowance -= size
-        if self._items and isinstance(item, Data):
-            last = self._items[-1]
-            if isinstance(last, Data) and last.channel == item.channel and len(last.data) + size <= _MERGE_BYTES_MAX:
+        if isinstance(item, Data):
+            last = self._last.get(item.channel)
+            if (
+                last is not None
+                and len(last.data) + size <= _MERGE_BYTES_MAX
+                and (last is self._items[-1] or len(self._items) >= _ORDERED_ITEMS_MAX)
+            ):
                 last.data += item.data
                 return
+            self._last[item.channel] = item
+        else:
+            self._events += 1
+            if self._events > _EVENTS_MAX:
+                raise GuestProtocolError(f"The peer sent {self._events} events that nobody has read yet.")
+            self._last.clear()  # nothing may move over it
         self._items.append(item)
         self._wake()
 
     def arrive_end(self) -> None:
         """Queue the peer's EOF."""
-        if not (self._items and isinstance(self._items[-1], Eof)):
+        if not self._has_ended:
+            self._has_ended = True
             self._items.append(Eof())
+            self._last.clear()
             self._wake()
 
     def grant(self, size: int) -> None:
@@ -111,8 +134,11 @@ class Flow:
         item = self._items.popleft()
         if isinstance(item, Data):
             self._ungranted += len(item.data)
+            if self._last.get(item.channel) is item:
+                del self._last[item.channel]
         elif isinstance(item, Event):
             self._ungranted += len(item.payload)
+            self._events -= 1
         if self._ungranted >= _GRANT_BYTES and not self._over:
             self._outbox.put(FrameType.WINDOW, self.number, window(self._ungranted))
             self._allowance += self._ungranted

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from callbox.sandboxes.wire import parse_object
 
 
 @dataclass(slots=True)
@@ -19,12 +21,15 @@ class Event:
     """A JSON object that the acceptor sent before the end.
 
     Attributes:
-        value: The object.
-        payload: The same as it came, for whoever passes it on.
+        payload: As it came and was checked: a small text may be a large object, so it waits, and is passed on, as text.
     """
 
-    value: dict[str, Any]
-    payload: bytes = field(default=b"", repr=False, compare=False)
+    payload: bytes
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The object."""
+        return parse_object(self.payload)
 
 
 @dataclass(slots=True)

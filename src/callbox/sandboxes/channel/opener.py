@@ -337,9 +337,9 @@ class Channel:
                 if stream is not None:
                     stream.arrive_item(Data(frame.channel, frame.payload), len(frame.payload))
             case FrameType.EVENT:
-                value = parse_object(frame.payload)
+                parse_object(frame.payload)
                 if stream is not None:
-                    stream.arrive_item(Event(value, frame.payload), len(frame.payload))
+                    stream.arrive_item(Event(frame.payload), len(frame.payload))
             case FrameType.EOF:
                 if stream is not None:
                     stream.arrive_end()
