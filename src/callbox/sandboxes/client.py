@@ -7,6 +7,7 @@ import logging
 import secrets
 import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -123,8 +124,10 @@ class Client:
         """Return at once, or if the supervisor is stopping, when it has gone: it lays to sleep what a request woke."""
         channel = self._channel
         # The socket's name goes first, and its successor makes it again only when it has ended.
-        while channel is not None and not channel.closed.is_set() and not self.home.socket.exists():  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_DEADLINE_S):
+                while channel is not None and not channel.closed.is_set() and not self.home.socket.exists():  # noqa: ASYNC110
+                    await asyncio.sleep(POLL_S)
 
     async def _drop(self, channel: Channel) -> None:
         self._channel = None
