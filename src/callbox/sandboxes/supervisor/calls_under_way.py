@@ -9,38 +9,56 @@ from contextlib import contextmanager
 from callbox.errors import SandboxInterrupted
 
 
+class Call:
+    """One call. It counts from `begin` to the end of its block: what wakes a sandbox for it begins it, in one step."""
+
+    def __init__(self, calls: dict[Call, asyncio.Task[object]], task: asyncio.Task[object]) -> None:
+        self._calls = calls
+        self._task = task
+        self._left = False
+
+    def begin(self) -> None:
+        """Count it in, unless its caller has gone meanwhile."""
+        if not self._left:
+            self._calls[self] = self._task
+
+    def leave(self) -> None:
+        """Count it out, for good."""
+        self._left = True
+        self._calls.pop(self, None)
+
+
 class Calls:
     """The tasks that are in a call to one sandbox."""
 
     def __init__(self) -> None:
-        self._long: dict[object, asyncio.Task[object]] = {}
-        self._short: dict[object, asyncio.Task[object]] = {}
-        self._interrupted: set[object] = set()
+        self._long: dict[Call, asyncio.Task[object]] = {}
+        self._short: dict[Call, asyncio.Task[object]] = {}
+        self._interrupted: set[Call] = set()
         self._fewer = asyncio.Event()
 
     @contextmanager
-    def under_way(self, *, long: bool) -> Generator[None]:
-        """Count the current task in, until the block ends.
+    def entering(self, *, long: bool) -> Generator[Call]:
+        """Make a call of the current task. It has to begin.
 
         Raises:
             SandboxInterrupted: The sandbox was put to standby under it.
         """
         task = asyncio.current_task()
         assert task is not None
-        mark, calls = object(), self._long if long else self._short
-        calls[mark] = task
+        call = Call(self._long if long else self._short, task)
         try:
-            yield
+            yield call
         except asyncio.CancelledError:
             # Ours only if nobody else cancelled it too: see how asyncio.timeout does it.
-            if mark in self._interrupted and task.uncancel() <= 0:
+            if call in self._interrupted and task.uncancel() <= 0:
                 raise SandboxInterrupted(
                     "The sandbox was put to standby under this call.", hint="Attach or ask again; that wakes it."
                 ) from None
             raise
         finally:
-            del calls[mark]
-            self._interrupted.discard(mark)
+            call.leave()
+            self._interrupted.discard(call)
             self._fewer.set()
 
     async def short_ones_ended(self, seconds_max: float) -> None:
@@ -54,8 +72,8 @@ class Calls:
 
     async def interrupt(self) -> None:
         """End every call with SandboxInterrupted, and wait until none is left."""
-        for mark, task in [*self._long.items(), *self._short.items()]:
-            self._interrupted.add(mark)
+        for call, task in [*self._long.items(), *self._short.items()]:
+            self._interrupted.add(call)
             task.cancel()
         while self._interrupted:
             await self._next_end()

@@ -14,5 +14,5 @@ def host_drivers(home: Home) -> list[Driver]:
     disk to start others from, depend on the images and the host, not on the home: they are kept beside the images."""
     return [
         QemuDriver(kernel=lambda: guest_kernel(home.images), cache=home.images / "qemu"),
-        GvisorDriver(cache=home.images / "gvisor-probe.json"),
+        GvisorDriver(cache=home.images / "gvisor-probe.json", agents=home.images / "agents"),
     ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -19,6 +18,7 @@ from callbox.errors import CallboxError, SandboxError, SandboxLost, SandboxNotFo
 from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.driver import Machine
 from callbox.sandboxes.states import AWAKE, HELD, Event, State, next_state
+from callbox.sandboxes.supervisor.beside import Chore, Watch, begun_or_never, ended
 from callbox.sandboxes.supervisor.body import Body
 from callbox.sandboxes.supervisor.calls_under_way import Calls
 from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree
@@ -58,9 +58,8 @@ class Keeper:
         self._used_at = body.host.pacer.monotonic()
         self._slept_at = self._used_at
         self._alarm: Alarm | None = None
-        self._watched: tuple[Machine, asyncio.Task[None]] | None = None
-        self._chore: asyncio.Task[None] | None = None
-        self._stop_chore = threading.Event()
+        self._watch = Watch(self._died)
+        self._chore = Chore(body.note)
         self.ready: asyncio.Future[Any] = self._ask(first)
         # Whoever made the keeper may be gone before the first job ends; its outcome is in the record then.
         self.ready.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -97,12 +96,19 @@ class Keeper:
         self._begin_use()
         try:
             channel = self.body.channel
-            if self._busy or self.state is not State.RUNNING or channel is None or channel.closed.is_set():
-                await self._ask(self._wake)
-                channel = self.body.channel
-                if channel is None:
-                    raise SandboxLost("The machine of the sandbox died.")
-            with self._calls.under_way(long=long):
+            with self._calls.entering(long=long) as call:
+                if self._busy or self.state is not State.RUNNING or channel is None or channel.closed.is_set():
+
+                    async def wake() -> None:
+                        await self._wake()
+                        call.begin()  # before the next job, which may be a standby
+
+                    await self._ask(wake)
+                    channel = self.body.channel
+                    if channel is None:
+                        raise SandboxLost("The machine of the sandbox died.")
+                else:
+                    call.begin()
                 yield channel
         finally:
             self._end_use()
@@ -127,7 +133,10 @@ class Keeper:
         await self._ask(work)
 
     async def capture(self, folder: Path, about: dict[str, Any]) -> tuple[dict[str, Any], float]:
-        """Copy memory and disk of one instant to `folder`. Returns the manifest (not yet written) and the pause, s."""
+        """Copy memory and disk of one instant to `folder`. Returns the manifest (not yet written) and the pause, s.
+
+        When cancelled, nothing is written to `folder` any more, and the sandbox runs.
+        """
 
         async def work() -> tuple[dict[str, Any], float]:
             await self._wake()
@@ -136,7 +145,7 @@ class Keeper:
 
         self._begin_use()
         try:
-            return await self._ask(work)
+            return await begun_or_never(self._ask, work)
         finally:
             self._end_use()
 
@@ -166,12 +175,12 @@ class Keeper:
         doom = asyncio.create_task(self._doomed.wait())
         try:
             await asyncio.wait({worker, doom}, return_when=asyncio.FIRST_COMPLETED)
-            await _ended(worker)
+            await ended(worker)
             await self._leave()
             if self._doomed.is_set():
                 await self._free_until_done()
         finally:
-            await _ended(worker, doom)
+            await ended(worker, doom)
             await self._leave()
             await self.body.disconnect()
 
@@ -197,7 +206,7 @@ class Keeper:
                 # Nobody may wait for an answer that will not come.
                 if not answer.done():
                     answer.set_exception(self._farewell())
-                self._watch()
+                self._watch.over(self.body.machine)
             self._arm()
 
     def _farewell(self) -> CallboxError:
@@ -213,10 +222,8 @@ class Keeper:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self._watched is not None:
-            await _ended(self._watched[1])
-            self._watched = None
-        await self._end_chore()
+        await self._watch.end()
+        await self._chore.end()
         while not self._jobs.empty():
             _, answer = self._jobs.get_nowait()
             if not answer.done():
@@ -236,7 +243,7 @@ class Keeper:
     async def _wake(self, *, on_purpose: bool = False) -> Receipt:
         """Have it run. Everybody who waits is served by the same wake: who comes later finds it running."""
         started = time.perf_counter()
-        await self._end_chore()
+        await self._chore.end()
         if self.state is State.RUNNING and await self._connection_holds(ask=on_purpose):
             return Receipt(
                 tier="hot", ms=(time.perf_counter() - started) * 1_000, generation=self.body.record.generation
@@ -248,7 +255,7 @@ class Keeper:
                 await self._found_dead(str(error))
         if self.state in (State.WARM, State.COLD):
             receipt = await self.body.restore(started)
-            self._start_chore(self.body.clear_saved())
+            self._chore.start(lambda _: self.body.clear_saved())
             return receipt
         if self.state is State.FAILED:
             return await self._reboot(started, on_purpose=on_purpose)
@@ -288,7 +295,7 @@ class Keeper:
                     await body.connect()
                     return True
             finally:
-                await _ended(dead)
+                await ended(dead)
         await self._found_dead("its connection broke")
         return False
 
@@ -302,16 +309,16 @@ class Keeper:
         """Go down to `tier`, never up."""
         if self.state not in (State.RUNNING, *TIERS):
             raise SandboxStateError(f"A sandbox that is {self.state} cannot go to standby.", hint="Look at its state.")
-        await self._end_chore()
+        await self._chore.end()
         try:
             if self.state is State.RUNNING and tier is State.HOT:
                 await self.body.freeze()
             elif self.state in (State.RUNNING, State.HOT) and tier is not State.HOT:
                 self.body.record.last_used_at = self._last_used_wall()
                 await self.body.save()
-                self._start_chore(self.body.checksum(self._stop_chore))
+                self._chore.start(self.body.checksum)
             if self.state is State.WARM and tier is State.COLD:
-                await self._end_chore(finish=True)
+                await self._chore.end(finish=True)
                 await self.body.evict()
         except SandboxLost as error:
             await self._found_dead(error.message)
@@ -410,45 +417,13 @@ class Keeper:
 
     # --- what runs beside ---
 
-    def _watch(self) -> None:
-        """Have exactly the machine that there is watched for its death."""
-        machine = self.body.machine
-        if self._watched is not None and self._watched[0] is not machine:
-            self._watched[1].cancel()
-            self._watched = None
-        if machine is not None and self._watched is None:
-            self._watched = (machine, asyncio.create_task(self._mourn(machine)))
-
-    async def _mourn(self, machine: Machine) -> None:
-        try:
-            why = await machine.wait_dead()
-        except CallboxError as error:
-            why = error.message
-
+    def _died(self, machine: Machine, why: str) -> None:
         async def work() -> None:
             if self.body.machine is machine:
                 await self._found_dead(why)
 
         answer = self._ask(work)
         answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    def _start_chore(self, work: Any) -> None:
-        """Run something beside that is not urgent, and that the next transition waits for."""
-        self._stop_chore.clear()
-        self._chore = asyncio.create_task(self._do_chore(work))
-
-    async def _do_chore(self, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except (CallboxError, OSError) as error:
-            self.body.note(f"tidying up failed: {error}")
-
-    async def _end_chore(self, *, finish: bool = False) -> None:
-        chore, self._chore = self._chore, None
-        if chore is not None:
-            if not finish:
-                self._stop_chore.set()
-            await asyncio.wait({chore})
 
     # --- the end ---
 
@@ -482,13 +457,6 @@ class Keeper:
     def counts_as_awake(self) -> bool:
         """Whether the supervisor must stay for it."""
         return self.state in HELD or self.state in AWAKE or self.deadline is not None
-
-
-async def _ended(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks and wait for their end."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _as_bool(dead: asyncio.Task[str]) -> bool:

@@ -120,7 +120,7 @@ async def test_a_damaged_disk_is_not_booted(bench):
 async def test_damaged_memory_is_refused(bench, tier, damage):
     await bench.create()
     await bench.standby(tier)
-    await bench.keeper()._end_chore(finish=True)
+    await bench.keeper()._chore.end(finish=True)
     folder = bench.keeper().body.saved_folder
     memory = folder / "machine" / "memory.json"
     content = memory.read_bytes()
