@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,6 +23,8 @@ const (
 // exec is one process tree: what was asked, what runs, what it said, how it ended.
 type exec struct {
 	request *start
+	number  int64       // counts execs; their processes carry it: see stamp
+	stamped atomic.Bool // they do
 	pid     int
 	began   time.Time
 	out     *ring
@@ -141,23 +144,22 @@ func (e *exec) finish(status syscall.WaitStatus, duration time.Duration) {
 // endTree ends what the main process left behind, unless it is to be kept.
 func (m *Manager) endTree(e *exec) {
 	if e.request.KeepAlive && e.killedFor.Load() == nil && !e.timedOut.Load() {
-		trees, _ := m.forest.look(m.candidates())
-		e.survivors.Store(len(trees[e]) > 0)
+		e.survivors.Store(len(m.tree(e)) > 0)
 		return
 	}
 	m.killTree(e)
 }
 
-// killTree kills all of an exec. What is ours but tells nobody whose it is goes too, if it can only be from this one.
+// tree is what is left of an exec, and what may be.
+func (m *Manager) tree(e *exec) []seen {
+	trees, strays := m.forest.look()
+	return append(trees[e], slices.DeleteFunc(strays, func(s seen) bool { return !s.suspects[e] })...)
+}
+
+// killTree kills all of an exec. A stray that may be from it goes too.
 func (m *Manager) killTree(e *exec) {
 	m.groups.kill(e.request.ID)
-	m.forest.kill(func() []seen {
-		trees, strays := m.forest.look(m.candidates())
-		if m.alone(e) {
-			return append(trees[e], strays...)
-		}
-		return trees[e]
-	})
+	m.forest.kill(func() []seen { return m.tree(e) })
 }
 
 // pipe is one channel of output on its way to its ring.

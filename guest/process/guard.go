@@ -2,20 +2,22 @@ package process
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
-	"unsafe"
 )
 
 // How often the guard looks, only while something runs: rarely, and often once a quarter of a limit is used.
 const (
 	guardPause   = 250 * time.Millisecond
 	guardHurry   = 20 * time.Millisecond
-	addressLeast = 64 << 30 // of address space: runtimes reserve much more than they use
+	guardSharing = 100 * time.Millisecond // while only sharing keeps memory below its limit: telling costs the most
+	addressLeast = 64 << 30               // of address space: runtimes reserve much more than they use
 )
 
 // guard kills the biggest exec when all of them together exceed what the sandbox may use. The kernel's own limits are
@@ -51,70 +53,152 @@ func (g *guard) run() {
 	}
 }
 
-// look checks both limits once and says how long to wait for the next look.
+// load is what a group of processes uses.
+type load struct {
+	count int
+	bytes int64
+}
+
+func (l *load) add(process seen) { l.count, l.bytes = l.count+1, l.bytes+process.rss }
+
+// exceeds compares with the limits that are set. Memory is only what it seems to be: see actual.
+func (l load) exceeds(processesMax int, memoryMax int64) (bool, bool) {
+	return processesMax > 0 && l.count > processesMax, memoryMax > 0 && l.bytes > memoryMax
+}
+
+// look checks both limits once and says how long to wait for the next look. Strays are killed first; then those that only
+// say whose they are, if they weigh more than any exec: an exec must not be blamed for what another one named after it.
 func (g *guard) look() time.Duration {
 	processesMax, memoryMax := g.manager.limits()
-	candidates := g.manager.candidates()
-	trees, strays := g.manager.forest.look(candidates)
-	for _, each := range candidates {
-		if !each.running() && len(trees[each]) == 0 {
+	trees, strays := g.manager.forest.look()
+	g.tidy(trees, strays)
+	var total, unsure load
+	everything := slices.Clone(strays)
+	for _, each := range strays {
+		total.add(each)
+	}
+	sure := map[*exec]load{}
+	for of, tree := range trees {
+		own := load{}
+		for _, each := range tree {
+			total.add(each)
+			if each.sure {
+				own.add(each)
+			} else {
+				unsure.add(each)
+			}
+		}
+		sure[of] = own
+		everything = append(everything, tree...)
+	}
+	tooMany, tooBig := total.exceeds(processesMax, memoryMax)
+	if tooBig && !tooMany && actual(everything, total.bytes) <= memoryMax {
+		return guardSharing
+	}
+	switch {
+	case tooMany:
+		g.relieve("processes", strays, unsure, sure, func(l load) int64 { return int64(l.count) })
+	case tooBig:
+		g.relieve("memory", strays, unsure, sure, func(l load) int64 { return l.bytes })
+	default:
+		if many, big := total.exceeds(processesMax/4, memoryMax/4); !many && !big {
+			return guardPause
+		}
+	}
+	return guardHurry
+}
+
+// tidy notices who has nothing left, and ends what is left of nobody.
+func (g *guard) tidy(trees map[*exec][]seen, strays []seen) {
+	for _, each := range g.manager.candidates() {
+		if each.running() || len(trees[each]) > 0 {
+			continue
+		}
+		if !slices.ContainsFunc(strays, func(s seen) bool { return s.suspects[each] }) {
 			each.survivors.Store(false)
 		}
 	}
-	count, memory := len(strays), int64(0)
-	var many, big *exec
-	var manyCount int
-	var bigBytes int64
-	for of, tree := range trees {
-		bytesUsed := int64(0)
-		for _, each := range tree {
-			bytesUsed += each.rss
-		}
-		count, memory = count+len(tree), memory+bytesUsed
-		if len(tree) > manyCount {
-			many, manyCount = of, len(tree)
-		}
-		if bytesUsed > bigBytes {
-			big, bigBytes = of, bytesUsed
-		}
+	if slices.ContainsFunc(strays, seen.abandoned) {
+		g.killStrays(seen.abandoned)
 	}
-	if many != nil && processesMax > 0 && count > processesMax {
-		g.kill(many, "processes")
-		return guardHurry
-	}
-	if big != nil && memoryMax > 0 && memory > memoryMax && memory-bigBytes+shared(trees[big], bigBytes) > memoryMax {
-		g.kill(big, "memory")
-		return guardHurry
-	}
-	if (processesMax > 0 && count > processesMax/4) || (memoryMax > 0 && memory > memoryMax/4) {
-		return guardHurry
-	}
-	return guardPause
 }
 
-func (g *guard) kill(e *exec, why string) {
-	e.killedFor.CompareAndSwap(nil, &why)
-	g.manager.killTree(e)
+// relieve kills the one that weighs most.
+func (g *guard) relieve(why string, strays []seen, unsure load, sure map[*exec]load, weight func(load) int64) {
+	if len(strays) > 0 {
+		g.killStrays(func(seen) bool { return true })
+		return
+	}
+	var most *exec
+	for of, own := range sure {
+		if most == nil || weight(own) > weight(sure[most]) {
+			most = of
+		}
+	}
+	if most == nil || weight(unsure) > weight(sure[most]) {
+		g.manager.forest.kill(func() []seen {
+			trees, _ := g.manager.forest.look()
+			var all []seen
+			for _, tree := range trees {
+				all = append(all, slices.DeleteFunc(tree, func(s seen) bool { return s.sure })...)
+			}
+			return all
+		})
+		return
+	}
+	most.killedFor.CompareAndSwap(nil, &why)
+	g.manager.killTree(most)
 }
 
-// shared counts the memory of a tree once: after a fork, parent and child show the same pages. Where the kernel does
-// not tell (gVisor), the sum stands.
-func shared(tree []seen, sum int64) int64 {
+func (g *guard) killStrays(which func(seen) bool) {
+	g.manager.forest.kill(func() []seen {
+		_, strays := g.manager.forest.look()
+		return slices.DeleteFunc(strays, func(s seen) bool { return !which(s) })
+	})
+}
+
+// actual counts memory once that processes share: after a fork, parent and child show the same pages. Where the kernel
+// does not tell (gVisor), all of them together use no more than the machine does.
+func actual(all []seen, sum int64) int64 {
 	total := int64(0)
-	for _, each := range tree {
+	for _, each := range all {
 		raw, err := os.ReadFile("/proc/" + strconv.Itoa(each.pid) + "/smaps_rollup")
-		if err != nil {
-			return sum
+		if errors.Is(err, fs.ErrNotExist) && !hasRollup() {
+			return min(sum, machineUse(sum))
 		}
 		_, after, found := bytes.Cut(raw, []byte("\nPss:"))
 		fields := bytes.Fields(after)
-		if !found || len(fields) == 0 {
-			return sum
+		if err != nil || !found || len(fields) == 0 {
+			total += each.rss // it has ended, or we may not look
+			continue
 		}
 		kilobytes, _ := strconv.ParseInt(string(fields[0]), 10, 64)
 		total += kilobytes << 10
 	}
 	return total
+}
+
+var hasRollup = sync.OnceValue(func() bool {
+	_, err := os.Stat("/proc/self/smaps_rollup")
+	return err == nil
+})
+
+// machineUse is what the whole machine uses: in gVisor that is this sandbox. `unknown` if it does not tell.
+func machineUse(unknown int64) int64 {
+	raw, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return unknown
+	}
+	value := func(key string) int64 {
+		_, after, _ := bytes.Cut(raw, []byte(key))
+		kilobytes, _ := strconv.ParseInt(string(append(bytes.Fields(after), nil)[0]), 10, 64)
+		return kilobytes << 10
+	}
+	total, available := value("MemTotal:"), value("MemAvailable:")
+	if total <= 0 || available <= 0 {
+		return unknown
+	}
+	return total - available
 }
 
 // expendable is the score of what the agent starts, usual for any process.
@@ -135,8 +219,9 @@ const (
 	rlimitAS    = 9
 )
 
-// limiter sets what the kernel enforces by itself on a new process; nil: nothing was configured. The guard watches the rest.
-func (m *Manager) limiter() func(pid int) error {
+// limiter sets what the kernel enforces by itself on a new process, and who it is; nil: nothing was configured.
+// The guard watches the rest.
+func (m *Manager) limiter(e *exec) func(pid int) error {
 	m.mu.Lock()
 	settings := m.settings
 	m.mu.Unlock()
@@ -155,19 +240,17 @@ func (m *Manager) limiter() func(pid int) error {
 	}
 	return func(pid int) error {
 		if protected {
-			// When memory is gone the kernel must take what we started, not spare it as it spares us.
-			err := os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(expendable), 0)
-			if err != nil {
+			if err := setExpendable(pid); err != nil {
 				return err
 			}
 		}
+		if m.groups.parent == "" {
+			e.stamp(pid)
+		}
 		for resource, value := range limits {
-			limit := rlimit{uint64(value), uint64(value)}
-			_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), uintptr(resource),
-				uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
 			// In a machine of our own we may do that. As root of somebody's container we may not (CAP_SYS_RESOURCE).
-			if errno != 0 && os.Getpid() == 1 {
-				return errno
+			if err := limitProcess(pid, resource, value); err != nil && os.Getpid() == 1 {
+				return err
 			}
 		}
 		return nil

@@ -45,7 +45,7 @@ func (m *Manager) launch(e *exec) error {
 	if e.request.User == "root" {
 		by = m.free
 	}
-	what := spawn{path: path, argv: e.request.argv(), attr: attr, limit: m.limiter()}
+	what := spawn{path: path, argv: e.request.argv(), attr: attr, limit: m.limiter(e)}
 	pid, end, err := m.reaper.start(func() spawned { return by.start(what) })
 	if err != nil {
 		ends.closeOurs()

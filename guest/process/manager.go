@@ -53,6 +53,7 @@ type Manager struct {
 	mu       sync.Mutex
 	execs    map[string]*exec
 	settings Settings
+	begun    int64 // execs ever
 }
 
 // New makes the agent the reaper of everything that it will start.
@@ -70,8 +71,9 @@ func New(config Config) (*Manager, error) {
 	}
 	within := groups{config.Group}
 	m := &Manager{
-		config: config, groups: within, reaper: newReaper(), forest: newForest(within), execs: map[string]*exec{},
+		config: config, groups: within, reaper: newReaper(), execs: map[string]*exec{},
 	}
+	m.forest = newForest(within, m.candidates, m.reaper.isMain)
 	var err error
 	if m.confined, err = newSpawner(true); err != nil {
 		return nil, fmt.Errorf("no_new_privs: %w", err)
@@ -97,6 +99,7 @@ func (m *Manager) KillAll() {
 		all.Go(func() { m.killTree(each) })
 	}
 	all.Wait()
+	m.guard.killStrays(func(seen) bool { return true })
 }
 
 // Table returns the exec.* operations.
@@ -133,6 +136,8 @@ func (m *Manager) begin(raw json.RawMessage) (*exec, error) {
 		out: newRing(place+".1", asked.RingBytes, asked.OnFull == "block"),
 		err: newRing(place+".2", asked.RingBytes, asked.OnFull == "block"),
 	}
+	m.begun++
+	e.number = m.begun
 	m.execs[asked.ID] = e
 	m.mu.Unlock()
 	if e.failed = m.launch(e); e.failed != nil {
@@ -221,12 +226,6 @@ func (m *Manager) candidates() []*exec {
 
 func (m *Manager) busy() bool { return len(m.candidates()) > 0 }
 
-// alone: nothing else runs.
-func (m *Manager) alone(e *exec) bool {
-	all := m.candidates()
-	return len(all) == 0 || (len(all) == 1 && all[0] == e)
-}
-
 func (m *Manager) limits() (int, int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -286,7 +285,7 @@ func (m *Manager) signal(_ operation.Stream, raw json.RawMessage) (any, error) {
 	case number == syscall.SIGKILL:
 		m.killTree(e)
 	default:
-		trees, _ := m.forest.look(m.candidates())
+		trees, _ := m.forest.look()
 		for _, each := range trees[e] {
 			_ = syscall.Kill(each.pid, number)
 		}

@@ -87,3 +87,11 @@ func (r *reaper) signal(pid int, number syscall.Signal) error {
 	}
 	return syscall.Kill(pid, number)
 }
+
+// isMain: we started it, and its end was not collected.
+func (r *reaper) isMain(pid int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ours := r.waiting[pid]
+	return ours
+}

@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,100 +26,192 @@ type seen struct {
 	began                uint64
 	rss                  int64
 	zombie               bool
+	sure                 bool           // whose it is was proven, not only said
+	suspects             map[*exec]bool // of a stray: who ran when it appeared
 }
 
-// owner remembers whose process one is; `began` tells it from a later process with the same number.
-type owner struct {
-	began uint64
-	of    *exec
+// claim says whose a process is. What the process itself said is never sure.
+type claim struct {
+	of   *exec
+	sure bool
 }
 
-// forest knows which process belongs to which exec: by its control group, where there are some. Else descent and
-// session are looked at first. A process that was
-// orphaned tells by its environment; one that also wiped that was mostly seen by the guard while its parents lived.
+// memory is what one look leaves to the next; `began` tells a process from a later one with the same number.
+type memory struct {
+	claim
+	began    uint64
+	suspects map[*exec]bool
+}
+
+// forest knows which process belongs to which exec. Control groups prove it, descent and session do, and the tag in a
+// process's limits, also of one that was orphaned before anybody looked. Where there is neither group nor tag, an orphan is
+// believed what its environment says. Who says nothing is a stray: it goes with any exec that may have left it.
 type forest struct {
-	self   int
-	page   int64
-	groups groups
+	self       int
+	page       int64
+	groups     groups
+	candidates func() []*exec // that processes may belong to
+	isMain     func(pid int) bool
 
-	mu    sync.Mutex
-	known map[int]owner
+	mu     sync.Mutex // one look at a time
+	known  map[int]memory
+	before []*exec // candidates of the look before
 }
 
-func newForest(within groups) *forest {
-	return &forest{self: os.Getpid(), page: int64(os.Getpagesize()), groups: within, known: map[int]owner{}}
-}
-
-// look reads /proc and returns the living processes of each exec among `candidates`, and those of ours that nobody claims.
-func (f *forest) look(candidates []*exec) (map[*exec][]seen, []seen) {
-	all := f.scan()
-	mains := map[int]*exec{}
-	marks := map[string]*exec{}
-	grouped := map[int]*exec{}
-	for _, each := range candidates {
-		for _, pid := range f.groups.members(each.request.ID) {
-			grouped[pid] = each
-		}
-		mains[each.pid] = each
-		marks[each.request.ID] = each
+func newForest(within groups, candidates func() []*exec, isMain func(pid int) bool) *forest {
+	return &forest{
+		self: os.Getpid(), page: int64(os.Getpagesize()), groups: within, candidates: candidates, isMain: isMain,
+		known: map[int]memory{},
 	}
+}
+
+// look reads /proc and returns the living processes of each exec, and those of ours that are nobody's.
+func (f *forest) look() (map[*exec][]seen, []seen) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	known := map[int]owner{}
-	var resolve func(pid, depth int) *exec
-	resolve = func(pid, depth int) *exec {
-		process, here := all[pid]
-		if !here || pid == f.self || depth > len(all) {
-			return nil
-		}
-		if already, ok := known[pid]; ok {
-			return already.of
-		}
-		of := grouped[pid]
-		if of == nil {
-			of = f.claim(process, mains, marks)
-		}
-		if of == nil {
-			of = resolve(process.parent, depth+1)
-		}
-		if of != nil {
-			known[pid] = owner{process.began, of}
-		}
-		return of
-	}
+	c := f.begin()
 	trees := map[*exec][]seen{}
 	var strays []seen
-	for pid, process := range all {
-		of := resolve(pid, 0)
-		switch {
-		case process.zombie || pid == f.self:
-		case of != nil:
-			trees[of] = append(trees[of], process)
-		case process.parent == f.self:
-			strays = append(strays, process)
+	next := map[int]memory{}
+	for pid, process := range c.all {
+		if pid == f.self {
+			continue
+		}
+		to := c.resolve(pid, 0)
+		if to.of != nil {
+			next[pid] = memory{claim: to, began: process.began}
+			if process.sure = to.sure; !process.zombie {
+				trees[to.of] = append(trees[to.of], process)
+			}
+			continue
+		}
+		if process.suspects = c.suspects(process); process.suspects != nil {
+			next[pid] = memory{began: process.began, suspects: process.suspects}
+			if !process.zombie {
+				strays = append(strays, process)
+			}
 		}
 	}
-	f.known = known
+	f.known, f.before = next, c.candidates
 	return trees, strays
 }
 
-func (f *forest) claim(process seen, mains map[int]*exec, marks map[string]*exec) *exec {
-	if before, ok := f.known[process.pid]; ok && before.began == process.began {
-		return before.of
-	}
-	if of := mains[process.pid]; of != nil && process.parent == f.self && process.session == process.pid {
-		return of
-	}
-	if of := mains[process.session]; of != nil {
-		return of
-	}
-	if process.parent == f.self && !process.zombie {
-		return marks[mark(process.pid)]
-	}
-	return nil
+// census is one look.
+type census struct {
+	*forest
+	candidates []*exec
+	all        map[int]seen
+	mains      map[int]*exec
+	marks      map[string]*exec
+	numbers    map[int64]*exec
+	grouped    map[int]*exec
+	latest     int64 // number of an exec: later ones began after this look
+	proving    bool  // every process can prove whose it is, so a mere word counts for nothing
+	claims     map[int]claim
 }
 
-// mark reads whose process one says that it is. It can lie: then it is counted, and killed, with the exec it names.
+func (f *forest) begin() *census {
+	c := &census{
+		forest: f, candidates: f.candidates(), mains: map[int]*exec{}, marks: map[string]*exec{}, numbers: map[int64]*exec{},
+		grouped: map[int]*exec{}, claims: map[int]claim{}, proving: true,
+	}
+	c.all = f.scan()
+	for _, each := range c.candidates {
+		for _, pid := range f.groups.members(each.request.ID) {
+			c.grouped[pid] = each
+		}
+		c.mains[each.pid], c.marks[each.request.ID], c.numbers[each.number] = each, each, each
+		c.latest = max(c.latest, each.number)
+		c.proving = c.proving && (each.stamped.Load() || f.groups.parent != "")
+	}
+	return c
+}
+
+func (c *census) resolve(pid, depth int) claim {
+	process, here := c.all[pid]
+	if !here || pid == c.self || depth > len(c.all) {
+		return claim{}
+	}
+	if already, ok := c.claims[pid]; ok {
+		return already
+	}
+	found := c.claim(process, depth)
+	c.claims[pid] = found
+	return found
+}
+
+func (c *census) claim(process seen, depth int) claim {
+	if of := c.grouped[process.pid]; of != nil {
+		return claim{of, true}
+	}
+	before, known := c.known[process.pid]
+	known = known && before.began == process.began && before.of != nil
+	if known && before.sure {
+		return before.claim
+	}
+	if of := c.mains[process.pid]; of != nil && process.parent == c.self && process.session == process.pid {
+		return claim{of, true}
+	}
+	if of := c.mains[process.session]; of != nil {
+		return claim{of, true}
+	}
+	if process.parent != c.self {
+		if to := c.resolve(process.parent, depth+1); to.of != nil {
+			return to
+		}
+	} else if of := c.numbers[tagOf(process.pid)]; of != nil {
+		return claim{of, true}
+	}
+	if known {
+		return before.claim
+	}
+	if process.parent == c.self && !process.zombie && !c.proving {
+		return claim{of: c.marks[mark(process.pid)]}
+	}
+	return claim{}
+}
+
+// suspects says who may have left a process of ours that is nobody's. Nil: it is none of ours, or of an exec that this look
+// does not know yet.
+func (c *census) suspects(process seen) map[*exec]bool {
+	if before, ok := c.known[process.pid]; ok && before.began == process.began && before.suspects != nil {
+		return before.suspects
+	}
+	top := process
+	for range c.all {
+		if top.parent == c.self {
+			break
+		}
+		above, here := c.all[top.parent]
+		if !here || above.pid == top.pid {
+			return nil
+		}
+		top = above
+	}
+	if top.parent != c.self || c.isMain(top.pid) || tagOf(top.pid) > c.latest {
+		return nil
+	}
+	if before, ok := c.known[top.pid]; ok && before.began == top.began && before.suspects != nil {
+		return before.suspects
+	}
+	all := map[*exec]bool{}
+	for _, each := range slices.Concat(c.before, c.candidates) {
+		all[each] = true
+	}
+	return all
+}
+
+// abandoned: everybody who may have left it is gone.
+func (s seen) abandoned() bool {
+	for each := range s.suspects {
+		if !each.settled() {
+			return false
+		}
+	}
+	return true
+}
+
+// mark reads whose process one says that it is. It can lie: it is never sure.
 func mark(pid int) string {
 	environment, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
 	if err != nil {
