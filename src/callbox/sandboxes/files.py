@@ -38,6 +38,7 @@ class Files:
 
     Relative paths begin in ``/work``. A path that leaves the two folders is refused (`PathEscapes`), whatever links
     there are. Writes are atomic: a reader sees the old file or the new one, and a failure leaves the old one.
+    Names that are no UTF-8 are told, and taken, as `os.fsdecode` makes them.
 
     Example::
 

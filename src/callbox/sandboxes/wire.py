@@ -256,7 +256,10 @@ def dump_object(value: Mapping[str, Any]) -> bytes:
     try:
         payload = _encode_json(dict(value)).encode()
     except (TypeError, ValueError, RecursionError) as exc:
-        raise ConfigurationError(f"A request or reply is no JSON: {exc}.") from None
+        raise ConfigurationError(
+            f"A request or reply is no JSON: {exc}.",
+            hint="Use text that can be UTF-8, finite numbers, lists and objects.",
+        ) from None
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise GuestError(
             f"A request or reply of {len(payload)} bytes does not fit into a frame of {PAYLOAD_BYTES_MAX}.",

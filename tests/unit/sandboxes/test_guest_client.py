@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from callbox.errors import GuestError, GuestProtocolError
+from callbox.errors import ConfigurationError, GuestError, GuestProtocolError
 from callbox.sandboxes.channel import Incoming
 from callbox.sandboxes.guest import ExecRequest, Gap, Guest, Output
 from support import until
@@ -230,3 +231,29 @@ async def test_lost_changes_are_said() -> None:
             ("moved", "b", "a"),
             ("overflow", "top", None),
         ]
+
+
+RAW = base64.b64encode(b"d/a\xffb").decode()
+
+
+async def test_a_name_that_is_no_text_is_told_and_can_be_asked_for() -> None:
+    entry = ENTRY | {"path": "d/a\N{REPLACEMENT CHARACTER}b", "name": "a\N{REPLACEMENT CHARACTER}b"}
+    async with lying({"entry": entry | {"path_base64": RAW}}) as (guest, asked):
+        found = await guest.stat("d/é")
+        assert (found.path, found.name) == ("d/a\udcffb", "a\udcffb")
+        await guest.stat(found.path)
+        await guest.move(found.path, "plain")
+        assert asked[0]["path"] == "d/é"
+        assert (asked[1].get("path"), asked[1]["path_base64"]) == (None, RAW)
+        assert (asked[2].get("from"), asked[2]["from_base64"], asked[2]["to"]) == (None, RAW, "plain")
+        with pytest.raises(ConfigurationError):
+            await guest.stat("\ud800")
+    async with lying({"entry": entry}) as (guest, _):
+        assert (await guest.stat("x")).name == "a\N{REPLACEMENT CHARACTER}b"
+
+
+@pytest.mark.parametrize("raw", ["?", 7, base64.b64encode(b"a/..").decode(), base64.b64encode(b"a\0").decode()])
+async def test_a_name_that_is_no_name_is_not_believed(raw: object) -> None:
+    async with lying({"entry": ENTRY | {"path_base64": raw}}) as (guest, _):
+        with pytest.raises(GuestProtocolError):
+            await guest.stat("x")

@@ -8,7 +8,7 @@ from asyncio import to_thread
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 
-from callbox.errors import GuestError, GuestProtocolError, SandboxNotFound
+from callbox.errors import ConfigurationError, GuestError, GuestProtocolError, SandboxNotFound
 from callbox.sandboxes.channel import Channel, Data, Event, Stream
 from callbox.sandboxes.guest.reply import Reply
 from callbox.sandboxes.guest.streams import ExecStream, StdinStream, Watch
@@ -31,6 +31,9 @@ ENTRIES_MAX: Final = 100_000
 
 MATCHES_MAX: Final = 100_000
 """Matches that one search may bring into the host's memory."""
+
+_PATHS: Final = frozenset({"path", "from", "to"})
+"""Fields of requests that name files."""
 
 _LARGE_BYTES: Final = 1_048_576
 """From here on a checksum would hold up the event loop."""
@@ -300,7 +303,7 @@ class Guest:
     # What the above is made of
 
     async def _open(self, op: str, **fields: Any) -> Stream:
-        return await self._channel.open({**self._fields, "op": op, **fields})
+        return await self._channel.open({**self._fields, "op": op, **_sendable_paths(fields)})
 
     async def _open_file(self, op: str, as_root: bool, **fields: Any) -> Stream:
         return await self._open(op, **fields, **_as(as_root))
@@ -340,6 +343,29 @@ class Guest:
             found = await _collect(stream, op, "entries", min(entries_max, ENTRIES_MAX))
             reply = Reply(op, await stream.result())
         return Listing(entries=[Entry.read(each) for each in found], truncated=reply.flag("truncated"))
+
+
+def _sendable_paths(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with paths that are no UTF-8 as base64: JSON cannot hold them.
+
+    Raises:
+        ConfigurationError: No file can have that name.
+    """
+    sendable = dict(fields)
+    for name in _PATHS & fields.keys():
+        path = fields[name]
+        if isinstance(path, str) and not path.isascii():
+            try:
+                raw = path.encode(errors="surrogateescape")
+            except UnicodeEncodeError:
+                raise ConfigurationError(
+                    f"{path!r} is no path.",
+                    hint="Lone surrogates stand for nothing but what os.fsdecode made of bytes.",
+                ) from None
+            if raw != path.encode(errors="replace"):
+                del sendable[name]
+                sendable[f"{name}_base64"] = base64.b64encode(raw).decode()
+    return sendable
 
 
 def _as(as_root: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from typing import Any, Final, cast
@@ -61,6 +62,19 @@ class Reply:
     def text_or_none(self, key: str) -> str | None:
         """A string, or null, or nothing."""
         return None if self._fields.get(key) is None else self.text(key)
+
+    def path(self, key: str) -> str:
+        """A path. One that is no UTF-8 comes as bytes too, and is told as `os.fsdecode` tells it."""
+        text, raw = self.text(key), self.text_or_none(f"{key}_base64")
+        if raw is None:
+            return text
+        try:
+            found = base64.b64decode(raw, validate=True)
+        except ValueError:
+            raise self.wrong(f"{key}_base64") from None
+        if b"\0" in found:
+            raise self.wrong(f"{key}_base64")
+        return found.decode(errors="surrogateescape")
 
     def flag(self, key: str) -> bool:
         """True or false."""

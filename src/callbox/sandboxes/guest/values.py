@@ -144,7 +144,7 @@ class ExecStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A file, folder or link inside."""
+    """A file, folder or link inside. Names that are no UTF-8 are told as by `os.fsdecode`."""
 
     path: str
     name: str
@@ -162,12 +162,14 @@ class Entry:
         kind = reply.text("type")
         if kind not in _ENTRY_TYPES:
             raise reply.wrong("type")
-        name = reply.text("name")
+        name, path = reply.text("name"), reply.path("path")
+        if path != reply.text("path"):
+            name = path.rpartition("/")[2]
         if "/" in name or "\0" in name or name == "..":
             # Whoever copies a folder out of a sandbox joins names to paths of the host.
             raise reply.wrong("name")
         return cls(
-            path=reply.text("path"),
+            path=path,
             name=name,
             type=kind,
             size=reply.integer("size"),
@@ -200,7 +202,7 @@ class Match:
     def read(cls, reply: Reply) -> Self:
         """Check a reply of the guest."""
         line, column = reply.integer("line"), reply.integer("column")
-        return cls(path=reply.text("path"), line=line, column=column, text=reply.text("text"))
+        return cls(path=reply.path("path"), line=line, column=column, text=reply.text("text"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +236,8 @@ class Change:
         kind = reply.text("kind")
         if kind not in _CHANGE_KINDS:
             raise reply.wrong("kind")
-        return cls(kind=cast("ChangeKind", kind), path=reply.text("path"), source=reply.text_or_none("from"))
+        source = None if reply.text_or_none("from") is None else reply.path("from")
+        return cls(kind=cast("ChangeKind", kind), path=reply.path("path"), source=source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
