@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal as signals
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from callbox.errors import (
     ConfigurationError,
@@ -253,21 +254,63 @@ def exec_request(
     Raises:
         ConfigurationError: The command is empty, or a value makes no sense.
     """
-    if not command:
-        raise ConfigurationError("There is no command to run.", hint='Give a shell line, or a list like ["ls", "-l"].')
+    shell, argv = _command(command)
     if user not in ("box", "root"):
         raise ConfigurationError(f"There is no user {user!r} to run as.", hint='Use "box" or "root".')
     if timeout_s is not None and not timeout_s > 0:
         raise ConfigurationError(f"timeout_s={timeout_s!r} leaves no time.", hint="Use more than 0, or None.")
     return ExecRequest(
         id=exec_id,
-        argv=None if isinstance(command, str) else [str(word) for word in command],
-        shell=command if isinstance(command, str) else None,
-        cwd=cwd or "/work",
-        env=dict(env or {}),
+        argv=argv,
+        shell=shell,
+        cwd=_sendable("cwd", cwd or "/work"),
+        env=_environment(env or {}),
         user=user,
         stdin="pipe" if stdin else "none",
         pty=pty,
         timeout_s=timeout_s,
         keep_alive=keep_alive,
     )
+
+
+def _command(command: object) -> tuple[str | None, list[str] | None]:
+    """A line for a shell, or a program and its arguments."""
+    hint = 'Give a shell line, or a list like ["ls", "-l"].'
+    if not command:
+        raise ConfigurationError("There is no command to run.", hint=hint)
+    if isinstance(command, str):
+        return _sendable("command", command), None
+    if isinstance(command, bytes | bytearray) or not isinstance(command, Sequence):
+        raise ConfigurationError(f"A command cannot be of type {type(command).__name__}.", hint=hint)
+    words: list[str] = []
+    for word in cast("Sequence[object]", command):
+        if not isinstance(word, str | os.PathLike | int | float):
+            raise ConfigurationError(f"{word!r} cannot be a word of a command.", hint=hint)
+        words.append(_sendable("command", str(cast("object", word))))
+    return None, words
+
+
+def _environment(env: Mapping[str, str]) -> dict[str, str]:
+    for name, value in cast("Mapping[object, object]", env).items():
+        if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name:
+            raise ConfigurationError(
+                f"{name!r}: {value!r} cannot be in an environment.", hint='Use text for both, like {"DEBUG": "1"}.'
+            )
+        _sendable("env", name)
+        _sendable("env", value)
+    return dict(env)
+
+
+def _sendable(what: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"There is a lone surrogate in {what}, which no text can hold: {text[:80]!r}.",
+            hint="Pass bytes that are no UTF-8 as standard input or as a file.",
+        ) from None
+    if "\0" in text:
+        raise ConfigurationError(
+            f"There is a NUL in {what}: {text[:80]!r}.", hint="Pass it as standard input or as a file."
+        )
+    return text

@@ -38,11 +38,31 @@ async def test_a_list_is_no_shell_line_and_options_reach_the_command(home):
         assert (slow.timed_out, slow.signal, slow.exit_code, slow.stdout) == (True, 9, 137, "begun\n")
 
 
-@pytest.mark.parametrize("wrong", [{"command": ""}, {"command": []}, {"user": "nobody"}, {"timeout_s": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"command": ""},
+        {"command": []},
+        {"command": b"ls"},
+        {"command": 7},
+        {"command": [b"ls"]},
+        {"command": ["ls", None]},
+        {"command": "ls \udcff"},
+        {"command": ["ls", "\udcff"]},
+        {"command": ["ls", "a\0b"]},
+        {"env": {"A": "\udcff"}},
+        {"env": {"A=B": "c"}},
+        {"env": {"A": 1}},
+        {"cwd": "\udcff"},
+        {"user": "nobody"},
+        {"timeout_s": 0},
+    ],
+)
 async def test_what_makes_no_sense_is_refused_before_it_is_sent(home, wrong):
     async with Sandbox.create("python") as box:
-        with pytest.raises(errors.ConfigurationError):
+        with pytest.raises(errors.ConfigurationError) as caught:
             await box.run(**{"command": "true", **wrong})
+        assert caught.value.hint
 
 
 async def test_output_is_heard_as_it_comes_and_characters_stay_whole(home):
