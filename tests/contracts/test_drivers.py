@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
-from callbox.errors import SandboxError, SandboxLost
+from callbox.errors import SandboxError, SandboxLost, SnapshotRefused
+from callbox.sandboxes.agent import binary
 from callbox.sandboxes.gvisor.driver import GvisorDriver
 from callbox.sandboxes.host import cgroups
 from callbox.sandboxes.host.processes import state_of
@@ -56,7 +58,7 @@ async def test_guest_sees_no_host_path(room: MachineRoom) -> None:
 async def test_fingerprint_is_stable_and_names_what_memory_depends_on(room: MachineRoom) -> None:
     one, two = room.spec(), room.spec()
     assert await room.driver.fingerprint(one) == await room.driver.fingerprint(two)
-    assert {"driver", "agent", "image"} <= set(await room.driver.fingerprint(one))
+    assert {"driver", "image"} <= set(await room.driver.fingerprint(one))
     assert await room.driver.fingerprint(one) != await room.driver.fingerprint(room.spec(memory_mb=320))
 
 
@@ -133,6 +135,67 @@ async def test_capture_lets_the_parent_go_on_and_makes_private_children(room: Ma
         await child.sh(f"echo child{number} > /work/file")
         await child.machine.kill()
     assert (await parent.sh("cat /work/file")).stdout == b"parent\n"
+
+
+@every_driver
+async def test_saved_memory_survives_an_upgrade_of_the_agent(
+    room: MachineRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = await room.boot()
+    before, built = await room.driver.fingerprint(guest.spec), await room.driver.build()
+    captured, saved = tmp_path / "captured", guest.spec.place / "state"
+    await guest.machine.capture(captured)
+    await guest.machine.save(saved)
+
+    # What an upgrade does: another file under the same name. An ELF file is the same program with something behind it.
+    (tmp_path / "upgrade").mkdir()
+    upgraded = tmp_path / "upgrade" / "callbox-guest"
+    upgraded.write_bytes(binary.agent_binary().read_bytes() + b"upgraded")
+    upgraded.chmod(0o755)
+    monkeypatch.setattr(binary, "__file__", str(upgraded.with_name("binary.py")))
+    assert await room.driver.build() != built
+    driver = type(room.driver)()
+    assert await driver.fingerprint(guest.spec) == before
+
+    again = await room.meet(guest.spec, await driver.restore(guest.spec, saved))
+    assert again.channel.welcome["boot_id"] == guest.channel.welcome["boot_id"]
+    assert (await again.sh("echo still")).stdout == b"still\n"
+    # And once more: what is saved now still is the machine that it was.
+    await again.machine.save(saved)
+    again = await room.meet(guest.spec, await driver.restore(guest.spec, saved))
+    child = room.spec()
+    twin = await room.meet(child, await driver.restore(child, captured))
+    for each in (again, twin):
+        assert each.channel.welcome["agent"] == guest.channel.welcome["agent"]
+        assert (await each.sh("echo old")).stdout == b"old\n"
+
+
+@every_driver
+async def test_capture_into_a_folder_that_vanishes_leaves_the_machine_running(
+    room: MachineRoom, tmp_path: Path
+) -> None:
+    guest = await room.boot()
+    captured = tmp_path / "captured"
+    capturing = asyncio.create_task(guest.machine.capture(captured))
+    await until(captured.is_dir)
+    while not capturing.done():
+        shutil.rmtree(captured, ignore_errors=True)
+        await asyncio.wait([capturing], timeout=0.01)
+    assert isinstance(capturing.exception(), SandboxError)
+    assert not isinstance(capturing.exception(), SandboxLost)
+    assert not captured.exists()
+    assert (await guest.sh("echo alive")).stdout == b"alive\n"
+
+
+@every_driver
+async def test_cancelled_capture_leaves_the_machine_running(room: MachineRoom, tmp_path: Path) -> None:
+    guest = await room.boot()
+    for pause_s in (0.0, 0.05, 0.15, 0.3):
+        capturing = asyncio.create_task(guest.machine.capture(tmp_path / "captured"))
+        await asyncio.wait([capturing], timeout=pause_s)
+        capturing.cancel()
+        await asyncio.wait([capturing])
+        assert (await guest.sh("echo alive")).stdout == b"alive\n"
 
 
 @every_driver
@@ -245,6 +308,28 @@ async def test_cancelled_boot_leaves_nothing(room: MachineRoom) -> None:
 async def test_guest_sees_its_share_of_processors(room: MachineRoom) -> None:
     guest = await room.boot(cpus=1)
     assert (await guest.sh("nproc")).stdout == b"1\n"
+
+
+@only_gvisor
+async def test_guest_sees_its_share_of_memory(room: MachineRoom, tmp_path: Path) -> None:
+    guest = await room.boot(memory_mb=320)
+    await guest.machine.capture(tmp_path / "captured")
+    await guest.machine.save(guest.spec.place / "state")
+    for each in (guest.spec, room.spec(memory_mb=320)):
+        saved = each.place / "state" if each is guest.spec else tmp_path / "captured"
+        again = await room.meet(each, await room.driver.restore(each, saved))
+        assert (await again.sh("head -n 1 /proc/meminfo")).stdout.split()[1] == str(320 << 10).encode()
+
+
+@only_gvisor
+async def test_memory_whose_agent_is_not_here_is_refused(room: MachineRoom) -> None:
+    guest = await room.boot()
+    saved = guest.spec.place / "state"
+    await guest.machine.save(saved)
+    (saved / "agent.json").write_text('{"agent": "0123456789abcdef"}')
+    with pytest.raises(SnapshotRefused, match="0123456789abcdef"):
+        await room.driver.restore(guest.spec, saved)
+    assert left_of(guest.spec) == []
 
 
 @only_gvisor

@@ -18,18 +18,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from callbox.errors import HostUnsuited, SandboxError
+from callbox.errors import HostUnsuited, SandboxError, SnapshotRefused
 from callbox.sandboxes.agent.binary import agent_binary, agent_digest
+from callbox.sandboxes.agent.store import AgentStore
 from callbox.sandboxes.driver import MachineSpec, Probe, RootImage
 from callbox.sandboxes.gvisor.bundle import oci_config, write_bundle
-from callbox.sandboxes.gvisor.machine import (
-    START_TIMEOUT_S,
-    GvisorMachine,
-    Paths,
-    container_name,
-    restore_words,
-    sandbox_identity,
-)
+from callbox.sandboxes.gvisor.layout import Paths, container_name, restore_words, sandbox_identity
+from callbox.sandboxes.gvisor.machine import AGENT, CHECKPOINT, DISK, START_TIMEOUT_S, GvisorMachine, Makings
 from callbox.sandboxes.gvisor.runsc import Runsc, cpu_digest, find_runsc
 from callbox.sandboxes.host import disks, launch
 from callbox.sandboxes.host.cgroups import Cgroup, CgroupLimits
@@ -59,12 +54,17 @@ class GvisorDriver:
         platforms: What to try, the first that runs a real guest is used. ``"kvm"`` only if somebody asks for it:
             where virtual machines inside virtual machines are broken, a guest hangs instead of failing.
         cache: File in which the probe's result is remembered until the host boots again or runsc changes.
+        agents: Folder for copies of the agents that machines were started with. They must stay while there are
+            machines, running or saved, that were started from them. None: ``agents/`` beside `cache`.
     """
 
-    def __init__(self, *, platforms: Sequence[str] = PLATFORMS, cache: Path | None = None) -> None:
+    def __init__(
+        self, *, platforms: Sequence[str] = PLATFORMS, cache: Path | None = None, agents: Path | None = None
+    ) -> None:
         self._platforms = tuple(platforms)
         default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "callbox" / "gvisor-probe.json"
         self._cache = cache or default
+        self._agents = AgentStore(agents or self._cache.parent / "agents")
         self._found: Probe | None = None
         self._probing = asyncio.Lock()
 
@@ -81,13 +81,12 @@ class GvisorDriver:
             return self._found
 
     async def fingerprint(self, spec: MachineSpec) -> Mapping[str, str]:
-        """Name what a checkpoint depends on."""
+        """Name what a checkpoint depends on, but for the agent: saved memory names its own, and `restore` uses that."""
         runsc = await find_runsc()
         return {
             "driver": self.name,
             "runsc": runsc.version,
             "platform": await self._platform(),
-            "agent": await asyncio.to_thread(agent_digest),
             "image": spec.image.digest,
             "arch": platform.machine(),
             "cpu": await asyncio.to_thread(cpu_digest),
@@ -99,14 +98,19 @@ class GvisorDriver:
         """Start a machine; its disk is made if there is none."""
         return await self._boot(spec, await find_runsc(), await self._platform())
 
+    async def build(self) -> str:
+        """Name what machines that are booted now run: one that was booted with another is not like them."""
+        return await asyncio.to_thread(agent_digest)
+
     async def restore(self, spec: MachineSpec, saved: Path) -> GvisorMachine:
         """Start a machine from a checkpoint."""
-        runsc, chosen, paths = await find_runsc(), await self._platform(), Paths(spec.place)
-        if (saved / "disk.img").exists():
-            await asyncio.to_thread(disks.clone_file, saved / "disk.img", paths.disk, durable=False)
+        paths = Paths(spec.place)
+        makings = Makings(await find_runsc(), await self._platform(), await asyncio.to_thread(_agent_of, saved))
+        if (saved / DISK).exists():
+            await asyncio.to_thread(disks.clone_file, saved / DISK, paths.disk, durable=False)
         if not paths.disk.is_file():
             raise SandboxError("The disk that belongs to the saved memory is gone.")
-        return await self._start(spec, runsc, chosen, restore_words(paths, saved, container_name(spec.machine_id, 0)))
+        return await self._start(spec, makings, restore_words(paths, saved, container_name(spec.machine_id, 0)))
 
     async def adopt(self, spec: MachineSpec) -> GvisorMachine | None:
         """Take over a machine whose sandbox process still is the one that was recorded."""
@@ -114,12 +118,12 @@ class GvisorDriver:
         try:
             known = json.loads(await asyncio.to_thread(paths.record.read_text))
             sandbox = ProcessIdentity(int(known["pid"]), int(known["started"]))
-            chosen, serial = str(known["platform"]), int(known["serial"])
+            chosen, agent, serial = str(known["platform"]), str(known["agent"]), int(known["serial"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
         if not sandbox.alive() or sandbox.pid not in Cgroup(spec.machine_id, spec.place).pids():
             return None
-        return GvisorMachine(spec, await find_runsc(), chosen, sandbox, serial)
+        return GvisorMachine(spec, Makings(await find_runsc(), chosen, agent), sandbox, serial)
 
     async def reap(self, place: Path, machine_id: str) -> int:
         """End everything that belongs to a machine."""
@@ -134,18 +138,18 @@ class GvisorDriver:
             await asyncio.to_thread(disks.make_disk, paths.disk, size_mb=limits.disk_mb, inodes_max=limits.inodes_max)
         name = container_name(spec.machine_id, 0)
         words = ["run", "--detach", f"--bundle={paths.bundle}", f"--pid-file={paths.sandbox}", name]
-        return await self._start(spec, runsc, chosen, words)
+        return await self._start(spec, Makings(runsc, chosen, await asyncio.to_thread(self._agents.today)), words)
 
-    async def _start(self, spec: MachineSpec, runsc: Runsc, chosen: str, words: list[str]) -> GvisorMachine:
+    async def _start(self, spec: MachineSpec, makings: Makings, words: list[str]) -> GvisorMachine:
         """Mount, start, and wait until runsc says that the guest runs. Leaves nothing behind if it does not."""
         paths, group = Paths(spec.place), Cgroup(spec.machine_id, spec.place)
         try:
-            _prepare(spec, paths)
+            _prepare(spec, paths, await asyncio.to_thread(self._agents.path, makings.agent))
             group.create(_host_limits(spec.limits))
-            status = await launch.run(_launch(spec, paths, group, runsc, chosen, words), timeout_s=START_TIMEOUT_S)
+            status = await launch.run(_launch(spec, paths, group, makings, words), timeout_s=START_TIMEOUT_S)
             if status != 0:
                 raise SandboxError(f"The machine did not start: {launch.tail(paths.log) or f'status {status}'}")
-            machine = GvisorMachine(spec, runsc, chosen, sandbox_identity(paths), 0)
+            machine = GvisorMachine(spec, makings, sandbox_identity(paths), 0)
             _use_all_processors(machine.pids)
             group.limit_cpus(spec.limits.cpus)
             machine.write_record()
@@ -254,7 +258,7 @@ def _hello() -> bytes:
     return header + zlib.crc32(header + payload).to_bytes(4, "big") + payload
 
 
-def _prepare(spec: MachineSpec, paths: Paths) -> None:
+def _prepare(spec: MachineSpec, paths: Paths, agent: Path) -> None:
     """Make the folders, FIFOs and the bundle."""
     # What runsc knew of the machine's former life here would be in the way.
     shutil.rmtree(paths.root, ignore_errors=True)
@@ -266,8 +270,19 @@ def _prepare(spec: MachineSpec, paths: Paths) -> None:
         os.mkfifo(fifo, 0o600)
     for stale in (paths.sandbox, paths.keeper, paths.record, paths.log):
         stale.unlink(missing_ok=True)
-    config = oci_config(spec, agent=agent_binary(), rootfs=paths.rootfs, tmp=paths.layer / "tmp", env=spec.image.env)
+    paths.meminfo.write_text(f"MemTotal: {spec.limits.memory_mb << 10} kB\n")
+    config = oci_config(spec, agent=agent, rootfs=paths.rootfs, tmp=paths.layer / "tmp", env=spec.image.env)
     write_bundle(paths.bundle, config)
+
+
+def _agent_of(saved: Path) -> str:
+    """Which agent saved memory runs."""
+    if not (saved / CHECKPOINT).is_file():
+        raise SnapshotRefused("The saved memory is not complete.")
+    try:
+        return str(json.loads((saved / AGENT).read_bytes())["agent"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SnapshotRefused("The saved memory does not name the agent that it runs.") from error
 
 
 def _host_limits(limits: SandboxLimits) -> CgroupLimits:
@@ -278,19 +293,19 @@ def _host_limits(limits: SandboxLimits) -> CgroupLimits:
     )
 
 
-def _launch(
-    spec: MachineSpec, paths: Paths, group: Cgroup, runsc: Runsc, chosen: str, words: list[str]
-) -> launch.Launch:
+def _launch(spec: MachineSpec, paths: Paths, group: Cgroup, makings: Makings, words: list[str]) -> launch.Launch:
     tmp, work = shlex.quote(str(paths.layer / "tmp")), shlex.quote(str(paths.rootfs / "work"))
     return launch.Launch(
         machine_id=spec.machine_id,
-        argv=runsc.command(paths.root, chosen, paths.log, words),
+        argv=makings.runsc.command(paths.root, makings.platform, paths.log, words),
         join=group.join_files,
         mounts=[
             LoopMount(image=paths.disk, at=paths.layer),
             OverlayMount(lower=spec.image.rootfs, layer=paths.layer, at=paths.rootfs),
         ],
         prepare=[
+            # runsc reads there how much memory its guest is to see; it has no option for that.
+            f"mount --bind {shlex.quote(str(paths.meminfo))} /proc/meminfo",
             f"[ -d {tmp} ] || mkdir -m 1777 {tmp}",
             f"[ -d {work} ] || {{ mkdir -m 0755 {work} && chown 1000:1000 {work}; }}",
         ],

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import json
 import logging
 import os
 import shutil
 import signal
 import time
-from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
-from collections.abc import AsyncGenerator, Generator
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from callbox.errors import SandboxError, SandboxLost
 from callbox.sandboxes.driver import MachineSpec, Usage
 from callbox.sandboxes.gvisor import control
+from callbox.sandboxes.gvisor.layout import Paths, container_name, restore_words, sandbox_identity
+from callbox.sandboxes.gvisor.pipes import held, open_channel
 from callbox.sandboxes.gvisor.runsc import Runsc
 from callbox.sandboxes.host import disks, launch
 from callbox.sandboxes.host.cgroups import Cgroup
@@ -29,89 +33,40 @@ _log = logging.getLogger("callbox.sandboxes.gvisor")
 
 START_TIMEOUT_S = 60.0
 SAVE_TIMEOUT_S = 300.0
-_READ_LIMIT_BYTES = 1 << 20
 _SAVE_ROOM_BYTES = 64 << 20
 """Free space that must be left on the host beyond what the memory may take."""
 
 CHECKPOINT = "checkpoint.img"
+DISK = "disk.img"
+AGENT = "agent.json"
+"""In saved memory: which agent it runs."""
+
+_Result = TypeVar("_Result")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Paths:
-    """Files of one machine below its place."""
+class Makings:
+    """What a machine is made with.
 
-    place: Path
+    Attributes:
+        runsc: The program.
+        platform: How it runs the guest's programs.
+        agent: Digest of the agent that it was started with, once for all: an upgrade does not change it.
+    """
 
-    @property
-    def run(self) -> Path:
-        """Everything that ends with the machine."""
-        return self.place / "run"
-
-    @property
-    def disk(self) -> Path:
-        """Its private writable layer."""
-        return self.place / "disk.img"
-
-    @property
-    def layer(self) -> Path:
-        """Where that is mounted, in its own namespace."""
-        return self.run / "disk"
-
-    @property
-    def rootfs(self) -> Path:
-        """Where its root is mounted, in its own namespace."""
-        return self.run / "rootfs"
-
-    @property
-    def bundle(self) -> Path:
-        """OCI bundle."""
-        return self.run / "bundle"
-
-    @property
-    def root(self) -> Path:
-        """State of runsc."""
-        return self.run / "runsc"
-
-    @property
-    def log(self) -> Path:
-        """What runsc says."""
-        return self.run / "runsc.log"
-
-    @property
-    def to_agent(self) -> Path:
-        """FIFO: the agent's standard input."""
-        return self.run / "to-agent"
-
-    @property
-    def from_agent(self) -> Path:
-        """FIFO: the agent's standard output."""
-        return self.run / "from-agent"
-
-    @property
-    def keeper(self) -> Path:
-        """Pid of the process that keeps the mounts."""
-        return self.run / "keeper.pid"
-
-    @property
-    def sandbox(self) -> Path:
-        """Pid of the sandbox process."""
-        return self.run / "sandbox.pid"
-
-    @property
-    def record(self) -> Path:
-        """What a successor needs to adopt it."""
-        return self.run / "machine.json"
+    runsc: Runsc
+    platform: str
+    agent: str
 
 
 class GvisorMachine:
     """See `Machine`. Made by `GvisorDriver`."""
 
-    def __init__(self, spec: MachineSpec, runsc: Runsc, platform: str, sandbox: ProcessIdentity, serial: int) -> None:
+    def __init__(self, spec: MachineSpec, makings: Makings, sandbox: ProcessIdentity, serial: int) -> None:
         self.spec = spec
         self.paths = Paths(spec.place)
-        self._runsc = runsc
-        self._platform = platform
+        self._makings = makings
         self._sandbox = sandbox
         self._serial = serial
         self._group = Cgroup(spec.machine_id, spec.place)
@@ -159,46 +114,29 @@ class GvisorMachine:
                     await self._group.freeze()
                 raise
             await self._ended()
-            await asyncio.to_thread(disks.sync_folder, into)
             self._killed = True
-            await reap(self.spec.place, self.spec.machine_id)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(asyncio.to_thread(disks.sync_folder, into))
+                both.create_task(reap(self.spec.place, self.spec.machine_id))
             await loop_released(self.spec.place)
             await asyncio.to_thread(disks.sync_path, self.paths.disk)
 
     async def capture(self, into: Path) -> float:
-        """Checkpoint it, copy its disk while nobody can write to it, and let it go on from the checkpoint."""
+        """Checkpoint it, copy its disk while nobody can write to it, and let it go on from the checkpoint.
+
+        All of that happens in the machine's own folder: whatever becomes of `into` meanwhile, the machine goes on.
+        """
         self._must_live()
-        async with self._changing():
-            # Whoever is connected stays so: while we hold both ends, nobody sees the agent's ends close.
-            with _held(self.paths.from_agent), _held(self.paths.to_agent), self._namespace() as namespace:
-                await self._group.thaw()
-                self._group.limit_cpus(None)
-                successor = await self._prepare_successor(namespace)
-                try:
-                    await asyncio.to_thread(self._sync_layer)
-                    began = time.monotonic()
-                    await self._checkpoint(into)
-                except BaseException:
-                    # It runs on; nobody needs this successor, and the next one needs another name.
-                    if successor is not None:
-                        successor.signal(signal.SIGKILL)
-                        self._serial_next += 1
-                    raise
-                try:
-                    # The guest stands still for good; its monitor takes some time to fold up.
-                    async with asyncio.TaskGroup() as both:
-                        both.create_task(self._ended())
-                        both.create_task(asyncio.to_thread(self._copy_disk, into))
-                    await self._succeed(into, namespace, successor)
-                except BaseException as error:
-                    _log.warning("machine %s did not survive its capture", self.spec.machine_id)
-                    await asyncio.shield(self.kill())
-                    if isinstance(error, Exception):
-                        raise SandboxLost("The machine did not come back from its capture.") from error
-                    raise
-                paused_s = time.monotonic() - began
-            await asyncio.to_thread(disks.sync_folder, into)
-            return paused_s
+        await asyncio.to_thread(_empty_folder, into)
+        captured = self.paths.captured
+        try:
+            async with self._changing():
+                with held(self.paths.from_agent), held(self.paths.to_agent):
+                    paused_s = await _to_the_end(self._pass_through(captured))
+            await asyncio.to_thread(_hand_over, captured, into)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, captured, ignore_errors=True)
+        return paused_s
 
     async def kill(self) -> None:
         """End it at once."""
@@ -228,7 +166,7 @@ class GvisorMachine:
     def write_record(self) -> None:
         """Write what `adopt` needs."""
         part = self.paths.record.with_suffix(".part")
-        known = {"serial": self._serial, "platform": self._platform}
+        known = {"serial": self._serial, "platform": self._makings.platform, "agent": self._makings.agent}
         part.write_text(json.dumps(known | {"pid": self._sandbox.pid, "started": self._sandbox.started}))
         part.replace(self.paths.record)
 
@@ -236,17 +174,61 @@ class GvisorMachine:
 
     async def _checkpoint(self, into: Path) -> None:
         """Write its memory. Then the sandbox ends; it runs as before if this raises `SandboxError`."""
-        await asyncio.to_thread(_empty_folder, into)
+        await asyncio.to_thread(self._make_room, into)
+        await self._group.thaw()
+        await self._write_memory(into)
+
+    async def _pass_through(self, captured: Path) -> float:
+        """Save it to `captured`, and go on from there. Returns how long it stood, s."""
+        await asyncio.to_thread(self._make_room, captured)
+        await self._group.thaw()
+        self._group.limit_cpus(None)
+        successor = await self._prepare_successor()
+        try:
+            await asyncio.to_thread(self._sync_layer)
+            began = time.monotonic()
+            await self._write_memory(captured)
+        except BaseException:
+            # It runs on; nobody needs this successor, and the next one needs another name.
+            if successor is not None:
+                successor.signal(signal.SIGKILL)
+                self._serial_next += 1
+            raise
+        try:
+            # The guest stands still for good; its monitor takes some time to fold up.
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._ended())
+                copying = both.create_task(asyncio.to_thread(self._copy_disk, captured))
+            await self._succeed(captured, successor)
+        except BaseException as error:
+            _log.warning("machine %s did not survive its capture", self.spec.machine_id)
+            await asyncio.shield(self.kill())
+            if isinstance(error, Exception):
+                raise SandboxLost("The machine did not come back from its capture.") from error
+            raise
+        paused_s = time.monotonic() - began
+        if failure := copying.result():
+            raise failure
+        return paused_s
+
+    def _make_room(self, into: Path) -> None:
+        """Make the folder for a checkpoint."""
+        _empty_folder(into)
+        (into / AGENT).write_text(json.dumps({"agent": self._makings.agent}))
         # A checkpoint that fails half-way kills the sandbox (runsc exits after every save), so nothing may be missing.
         need = self._group.usage().memory_bytes + _SAVE_ROOM_BYTES
         free = shutil.disk_usage(into).free
         if free < need:
-            raise SandboxError(f"Saving its memory may take {need >> 20} MiB; {free >> 20} MiB are free.")
-        await self._group.thaw()
+            raise SandboxError(
+                f"Saving its memory may take {need >> 20} MiB; {free >> 20} MiB are free.",
+                hint="Make room where callbox keeps its sandboxes.",
+            )
+
+    async def _write_memory(self, into: Path) -> None:
         try:
             await self._write_checkpoint(into)
         except BaseException as error:
-            await asyncio.to_thread(_empty_folder, into)
+            await asyncio.to_thread(shutil.rmtree, into, ignore_errors=True)
             if isinstance(error, SandboxError) and not self._sandbox.alive():
                 raise SandboxLost(f"The machine ended when it was saved: {error.message}") from error
             raise
@@ -257,46 +239,59 @@ class GvisorMachine:
             await self._sandbox.ended()
 
     async def _write_checkpoint(self, into: Path) -> None:
-        if await asyncio.to_thread(control.reachable, self.container):
-            await asyncio.to_thread(control.checkpoint, self.container, into / CHECKPOINT, timeout_s=SAVE_TIMEOUT_S)
+        if await asyncio.to_thread(control.reachable, self.container, self._group.pids):
+            target = into / CHECKPOINT
+            members = self._group.pids
+            await asyncio.to_thread(control.checkpoint, self.container, target, members, timeout_s=SAVE_TIMEOUT_S)
             return
         words = ["checkpoint", f"--image-path={into}", self.container]
-        if await launch.run(self._launch(words), timeout_s=SAVE_TIMEOUT_S) != 0:
+        if await self._run(words, timeout_s=SAVE_TIMEOUT_S) != 0:
             raise SandboxError(f"The machine could not be saved: {launch.tail(self.paths.log)}")
 
-    async def _prepare_successor(self, namespace: int) -> ProcessIdentity | None:
+    async def _prepare_successor(self) -> ProcessIdentity | None:
         """Create, but do not start, the sandbox that goes on after a capture. None where that cannot be done ahead."""
-        if not await asyncio.to_thread(control.reachable, self.container):
+        if not await asyncio.to_thread(control.reachable, self.container, self._group.pids):
             return None
         self.paths.sandbox.unlink(missing_ok=True)
         name = container_name(self.spec.machine_id, self._serial_next)
         words = ["create", f"--bundle={self.paths.bundle}", f"--pid-file={self.paths.sandbox}", name]
-        if await launch.run(self._launch(words, namespace=namespace, channel=True), timeout_s=START_TIMEOUT_S) != 0:
+        if await self._run_inside(words) != 0:
             raise SandboxError(f"No successor could be made: {launch.tail(self.paths.log)}")
         return sandbox_identity(self.paths)
 
-    async def _succeed(self, saved: Path, namespace: int, successor: ProcessIdentity | None) -> None:
+    async def _succeed(self, saved: Path, successor: ProcessIdentity | None) -> None:
         """Go on from `saved`, on the mounts of the sandbox before."""
         serial = self._serial_next
         name = container_name(self.spec.machine_id, serial)
         if successor is not None:
-            await asyncio.to_thread(control.restore, name, saved / CHECKPOINT, timeout_s=START_TIMEOUT_S)
+            source, members = saved / CHECKPOINT, self._group.pids
+            await asyncio.to_thread(control.restore, name, source, members, timeout_s=START_TIMEOUT_S)
         else:
             self.paths.sandbox.unlink(missing_ok=True)
-            started = self._launch(restore_words(self.paths, saved, name), namespace=namespace, channel=True)
-            if await launch.run(started, timeout_s=START_TIMEOUT_S) != 0:
+            if await self._run_inside(restore_words(self.paths, saved, name)) != 0:
                 raise SandboxLost(f"The machine did not come back: {launch.tail(self.paths.log)}")
             successor = sandbox_identity(self.paths)
         self._sandbox, self._serial, self._serial_next = successor, serial, serial + 1
         self.write_record()
 
-    def _launch(self, words: list[str], *, namespace: int | None = None, channel: bool = False) -> launch.Launch:
+    async def _run(self, words: list[str], *, timeout_s: float) -> int:
+        """Have runsc do something with a sandbox that there is."""
+        return await launch.run(self._launch(words), timeout_s=timeout_s)
+
+    async def _run_inside(self, words: list[str]) -> int:
+        """Have runsc make a sandbox on this machine's mounts."""
+        # Not held longer than this: whoever has the namespace open keeps the disk mounted.
+        with self._namespace() as namespace:
+            return await launch.run(self._launch(words, namespace=namespace), timeout_s=START_TIMEOUT_S)
+
+    def _launch(self, words: list[str], *, namespace: int | None = None) -> launch.Launch:
+        makings, inside = self._makings, namespace is not None
         return launch.Launch(
             machine_id=self.spec.machine_id,
-            argv=self._runsc.command(self.paths.root, self._platform, self.paths.log, words),
-            join=self._group.join_files if channel else (),
-            stdin=self.paths.to_agent if channel else None,
-            stdout=self.paths.from_agent if channel else None,
+            argv=makings.runsc.command(self.paths.root, makings.platform, self.paths.log, words),
+            join=self._group.join_files if inside else (),
+            stdin=self.paths.to_agent if inside else None,
+            stdout=self.paths.from_agent if inside else None,
             stderr=self.paths.log,
             namespace=namespace,
         )
@@ -310,9 +305,14 @@ class GvisorMachine:
         finally:
             os.close(handle)
 
-    def _copy_disk(self, into: Path) -> None:
-        self._sync_layer()
-        disks.clone_file(self.paths.disk, into / "disk.img", durable=False)
+    def _copy_disk(self, into: Path) -> SandboxError | None:
+        """Copy the disk while nobody writes to it. A failure is no reason to end the machine: it is returned."""
+        try:
+            self._sync_layer()
+            disks.clone_file(self.paths.disk, into / DISK, durable=False)
+        except (SandboxError, OSError) as error:
+            return SandboxError(f"The machine goes on, but its disk could not be copied: {error}")
+        return None
 
     def _keeper(self) -> int:
         text = self.paths.keeper.read_text().strip()
@@ -354,81 +354,32 @@ class GvisorMachine:
 def _empty_folder(into: Path) -> None:
     """Make the folder, without an earlier checkpoint: runsc refuses to write over one."""
     into.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in (CHECKPOINT, "disk.img"):
+    for name in (CHECKPOINT, DISK, AGENT):
         (into / name).unlink(missing_ok=True)
 
 
-def container_name(machine_id: str, serial: int) -> str:
-    """What runsc calls it."""
-    return f"{machine_id}-{serial}"
-
-
-def restore_words(paths: Paths, saved: Path, container: str) -> list[str]:
-    """Subcommand and arguments that start `container` from `saved`."""
-    return [
-        "restore",
-        "--detach",
-        f"--bundle={paths.bundle}",
-        f"--pid-file={paths.sandbox}",
-        f"--image-path={saved}",
-        container,
-    ]
-
-
-def sandbox_identity(paths: Paths) -> ProcessIdentity:
-    """Identify the sandbox process that runsc has just started.
-
-    Raises:
-        SandboxLost: It has ended already.
-    """
-    text = paths.sandbox.read_text().strip() if paths.sandbox.exists() else ""
-    identity = ProcessIdentity.of(int(text)) if text.isdigit() else None
-    if identity is None:
-        raise SandboxLost(f"The machine ended at once: {launch.tail(paths.log)}")
-    return identity
-
-
-async def open_channel(reading: Path, writing: Path) -> tuple[StreamReader, StreamWriter]:
-    """Open two FIFOs as one connection; closing the writer closes both.
-
-    Raises:
-        SandboxLost: Nobody is at the other end.
-    """
-    loop = asyncio.get_running_loop()
-    reader = StreamReader(limit=_READ_LIMIT_BYTES, loop=loop)
-    with contextlib.ExitStack() as cleanup:
-        try:
-            read = cleanup.enter_context(os.fdopen(os.open(reading, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0))
-            write = cleanup.enter_context(os.fdopen(os.open(writing, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0))
-        except OSError as error:
-            raise SandboxLost(f"The machine's channel cannot be opened: {error.strerror}.") from error
-        incoming, _ = await loop.connect_read_pipe(lambda: StreamReaderProtocol(reader, loop=loop), read)
-        cleanup.callback(incoming.close)
-        outgoing, protocol = await loop.connect_write_pipe(lambda: _Outgoing(incoming, loop), write)
-        cleanup.pop_all()
-    return reader, StreamWriter(outgoing, protocol, None, loop)
-
-
-class _Outgoing(StreamReaderProtocol):
-    """The writing half of a channel: flow control for `StreamWriter`, and the end of the reading half."""
-
-    def __init__(self, incoming: asyncio.ReadTransport, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(StreamReader(loop=loop), loop=loop)
-        self._incoming = incoming
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take no notice: there is nothing to read on this half."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Close the reading half, too."""
-        super().connection_lost(exc)
-        self._incoming.close()
-
-
-@contextlib.contextmanager
-def _held(fifo: Path) -> Generator[None, None, None]:
-    handle = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+def _hand_over(captured: Path, into: Path) -> None:
+    """Move what was captured to where it was asked for, and have it on the disk."""
     try:
-        yield
-    finally:
-        os.close(handle)
+        for each in sorted(captured.iterdir()):
+            try:
+                each.replace(into / each.name)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                disks.clone_file(each, into / each.name, durable=False)
+        disks.sync_folder(into)
+    except OSError as error:
+        raise SandboxError(f"The machine goes on, but its copy cannot be kept: {error.strerror}.") from error
+
+
+async def _to_the_end(work: Coroutine[None, None, _Result]) -> _Result:
+    """Do what must not stop half-way, also when we are cancelled meanwhile; then that is raised afterwards."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("cancelled, and then failed: %s", error)
+        raise

@@ -42,7 +42,8 @@ class OverlayMount:
         # A colon or comma in a path would begin another layer or option.
         lower = str(self.lower).replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
         options = f"lowerdir={lower},upperdir={_plain(upper)},workdir={_plain(work)},metacopy=off,index=off"
-        made = f"mkdir -p -m 0755 {shlex.quote(str(upper))} {shlex.quote(str(work))}"
+        above, beside = shlex.quote(str(upper)), shlex.quote(str(work))
+        made = f"[ -d {above} ] && [ -d {beside} ] || mkdir -p -m 0755 {above} {beside}"
         return f"{made}\nmount -t overlay -o {shlex.quote(options)} callbox {shlex.quote(str(self.at))}"
 
 

@@ -69,9 +69,8 @@ class QemuDriver:
             return self._probe
 
     async def fingerprint(self, spec: MachineSpec) -> Mapping[str, str]:
-        """Name everything that saved memory depends on."""
+        """Name everything that saved memory depends on. Not kernel and agent: both are in the memory itself."""
         accelerator = await self._accelerator()
-        kernel = await asyncio.to_thread(self._kernel)
         limits = spec.limits
         return {
             "driver": "qemu",
@@ -79,19 +78,22 @@ class QemuDriver:
             "machine": f"{MACHINE_TYPE}/{RECIPE}",
             "accelerator": accelerator,
             "cpu": await asyncio.to_thread(_host_cpu) if accelerator == "kvm" else "max",
-            "kernel": f"{kernel.version}/{kernel.digest}",
-            "agent": await asyncio.to_thread(agent_digest),
             "image": f"{spec.image.digest}/{await asyncio.to_thread(_disk_mark, spec.image.disk)}",
             "topology": f"memory_mb={limits.memory_mb} cpus={limits.cpus}",
             "disk": f"disk_mb={limits.disk_mb} inodes_max={limits.inodes_max}",
         }
+
+    async def build(self) -> str:
+        """Name what machines that are booted now run: one that was booted with another is not like them."""
+        kernel = await asyncio.to_thread(self._kernel)
+        return f"{kernel.version}/{kernel.digest}/{await asyncio.to_thread(agent_digest)}"
 
     async def boot(self, spec: MachineSpec) -> Machine:
         """Start a new machine: from a template if there is one, else by booting, which makes the template."""
         accelerator = await self._accelerator()
         if self._templates is None:
             return await self._boot_cold(spec, accelerator)
-        place = self._templates.place_of(await self.fingerprint(spec))
+        place = self._templates.place_of({**await self.fingerprint(spec), "build": await self.build()})
         machine = await self._boot_template(spec, place)
         if machine is not None:
             return machine

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
-from callbox.errors import HostUnsuited
+from callbox.errors import HostUnsuited, SandboxError
 from callbox.sandboxes.driver import MachineSpec, RootImage
-from callbox.sandboxes.gvisor import runsc
+from callbox.sandboxes.gvisor import control, runsc
 from callbox.sandboxes.gvisor.bundle import AGENT_AT, oci_config
 from callbox.sandboxes.gvisor.driver import GvisorDriver
 from callbox.sandboxes.gvisor.runsc import Runsc
@@ -62,3 +66,46 @@ async def test_ordinary_user_is_told_what_is_missing(tmp_path: Path, monkeypatch
     assert not probe.usable
     assert "root" in probe.why
     assert probe.fix
+
+
+_IMPOSTOR = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(sys.argv[1].join(("\\0", "\\0")))
+    listener.listen()
+    print("listening", flush=True)
+    while True:
+        with listener.accept()[0] as connection:
+            said, handles, _, _ = socket.recv_fds(connection, 4096, 4)
+            print(len(said), len(handles), flush=True)
+"""
+
+
+def test_nothing_is_said_or_given_to_a_listener_that_is_not_the_machine(tmp_path: Path) -> None:
+    container = f"{uuid.uuid4().hex}-0"
+    memory = tmp_path / "checkpoint.img"
+    memory.write_text("memory")
+    command = [sys.executable, "-c", _IMPOSTOR, f"runsc-sandbox.{container}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as impostor:
+        assert impostor.stdout is not None
+        try:
+            assert impostor.stdout.readline() == "listening\n"
+            for call in (
+                lambda: control.reachable(container, list),
+                lambda: control.restore(container, memory, list, timeout_s=5),
+                lambda: control.checkpoint(container, tmp_path / "new.img", list, timeout_s=5),
+            ):
+                with pytest.raises(SandboxError, match=f"Process {impostor.pid} "):
+                    call()
+                assert impostor.stdout.readline() == "0 0\n"
+        finally:
+            impostor.kill()
+
+
+def test_listener_that_is_the_machine_is_talked_to() -> None:
+    container = f"{uuid.uuid4().hex}-0"
+    assert not control.reachable(container, list)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0runsc-sandbox.{container}\0")
+        listener.listen()
+        assert control.reachable(container, lambda: [os.getpid()])
