@@ -30,6 +30,7 @@ from callbox.sandboxes.guest import Change
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.opening import Leaving, Opening
 from callbox.sandboxes.output import Chunk
+from callbox.sandboxes.results import Forks
 from callbox.sandboxes.spec import SandboxLimits, SandboxSpec
 
 _A = TypeVar("_A")
@@ -211,6 +212,10 @@ def _sandboxes_of(boxes: list[_sandbox.Sandbox]) -> list[Sandbox]:
     return [Sandbox(box) for box in boxes]
 
 
+def _forks_of(boxes: Forks[_sandbox.Sandbox]) -> Forks[Sandbox]:
+    return Forks(_sandboxes_of(boxes), boxes.pause_ms)
+
+
 def _snapshot_of(snapshot: _sandbox.Snapshot) -> Snapshot:
     return Snapshot(snapshot)
 
@@ -235,7 +240,7 @@ class Sandbox(_Block[_sandbox.Sandbox]):
     standby = _waits(_sandbox.Sandbox.standby)
     resume = _waits(_sandbox.Sandbox.resume)
     snapshot = _makes(_sandbox.Sandbox.snapshot, _snapshot_of)
-    fork = _makes(_sandbox.Sandbox.fork, _sandboxes_of)
+    fork = _makes(_sandbox.Sandbox.fork, _forks_of)
     delete = _waits(_sandbox.Sandbox.delete)
     info = _waits(_sandbox.Sandbox.info)
     update = _waits(_sandbox.Sandbox.update)

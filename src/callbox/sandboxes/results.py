@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from callbox.errors import GuestProtocolError
 from callbox.sandboxes.guest import ExecResult
+
+_T = TypeVar("_T")
 
 Output = Literal["stdout", "stderr"]
 """Which of a process's two outputs."""
@@ -115,6 +117,21 @@ class Receipt:
             repairs=list(reply.get("repairs", ())),
             generation=reply["generation"],
         )
+
+
+class Forks(list[_T]):
+    """The children of one instant: a list.
+
+    Example::
+
+        kids = await box.fork(2)
+        print(len(kids), kids.pause_ms)
+    """
+
+    def __init__(self, children: Iterable[_T], pause_ms: float) -> None:
+        super().__init__(children)
+        self.pause_ms = pause_ms
+        """How long their parent stood still for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from callbox.sandboxes.guest import ExecStatus, PortInfo
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.opening import Opening
 from callbox.sandboxes.process import Process
-from callbox.sandboxes.results import Receipt, RunResult, SandboxInfo, SandboxStats
+from callbox.sandboxes.results import Forks, Receipt, RunResult, SandboxInfo, SandboxStats
 from callbox.sandboxes.running import OUTPUT_BYTES_MAX, PORT_TIMEOUT_S, OnOutput, run_command, spawn_command
 from callbox.sandboxes.spec import Lifetime, SandboxLimits, SandboxSpec, check_name
 
@@ -335,8 +335,11 @@ class Sandbox:
         reply = await self._target.call("sandbox.snapshot", repeat=False, **fields)
         return Snapshot.from_reply(self._target.home, reply["snapshot"])
 
-    async def fork(self, n: int = 1, *, names: Sequence[str] | None = None) -> builtins.list[Self]:
+    async def fork(self, n: int = 1, *, names: Sequence[str] | None = None) -> Forks[Self]:
         """Make `n` children of one paused instant, memory and files; each is private from then on.
+
+        Returns:
+            A list that also knows `pause_ms`: how long this sandbox stood still.
 
         Children without names are deleted at the end of their own ``async with``, as of `create`.
 
@@ -349,10 +352,11 @@ class Sandbox:
         if names is not None:
             fields["names"] = [check_name(name) for name in names]
         reply = await self._target.call("sandbox.fork", repeat=False, **fields)
-        return [
+        children = [
             type(self)(self._target.home, SandboxInfo.from_reply(info), keep=names is not None)
             for info in reply["sandboxes"]
         ]
+        return Forks(children, reply["pause_ms"])
 
     async def delete(self) -> None:
         """End it and remove all that it has, from whatever state. Fine if it is gone already."""

@@ -51,7 +51,8 @@ def test_snapshots_forks_and_pools(bare_home):
     with Pool("python", 1) as waiting, waiting.take(name="taken") as box:
         snapshot = box.snapshot("kept")
         assert Snapshot.open("kept").id == snapshot.id
-        (kid,) = box.fork(1)
+        (kid,) = forks = box.fork(1)
+        assert forks.pause_ms > 0
         kid.delete()
         with snapshot.restore() as back:
             assert back.name == back.id

@@ -179,6 +179,7 @@ async def test_snapshots_forks_and_restores_are_sandboxes_of_their_own(bare_home
     assert [each.name for each in await Snapshot.list()] == ["kept"]
     kids = await box.fork(2, names=["kid-1", "kid-2"])
     assert [kid.name for kid in kids] == ["kid-1", "kid-2"]
+    assert kids.pause_ms > 0
     restored = await snapshot.restore(name="back")
     by_name = await Sandbox.restore("kept")
     assert len({each.id for each in [box, *kids, restored, by_name]}) == 5
