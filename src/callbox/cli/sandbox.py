@@ -37,6 +37,7 @@ Cwd: TypeAlias = Annotated[str | None, typer.Option(help="Folder inside; /work i
 User: TypeAlias = Annotated[str, typer.Option(help="box (may do nothing special) or root of the sandbox.")]
 Timeout: TypeAlias = Annotated[float | None, typer.Option("--timeout", help="Seconds until it is killed (exit 124).")]
 Interactive: TypeAlias = Annotated[bool, typer.Option("--interactive", "-i", help="Pass our standard input on.")]
+Tty: TypeAlias = Annotated[bool, typer.Option("--tty", "-t", help="Give it this terminal, keys and all.")]
 Raw: TypeAlias = Annotated[bool, typer.Option("--raw", help="Do not clean what goes to a terminal.")]
 
 _LIMITS = SandboxLimits()
@@ -92,17 +93,19 @@ def run(
     user: User = "box",
     timeout: Timeout = None,
     interactive: Interactive = False,
+    tty: Tty = False,
     raw: Raw = False,
     as_json: Json = False,
 ) -> None:
     """Run one command in a sandbox of its own, delete that, and exit as the command did."""
+    _check_outputs(as_json=as_json, tty=tty)
 
     async def work() -> int:
         limits = SandboxLimits(memory_mb=memory_mb, cpus=cpus, disk_mb=disk_mb)
         async with Sandbox.create(image, driver=driver, limits=limits, env=_pairs(env)) as box:
             if as_json:
                 return await execute_for_json(box, command, cwd=cwd, env={}, user=user, timeout_s=timeout)
-            options: dict[str, Any] = {"timeout_s": timeout, "interactive": interactive, "raw": raw}
+            options: dict[str, Any] = {"timeout_s": timeout, "interactive": interactive, "raw": raw, "tty": tty}
             return await execute(box, command, cwd=cwd, user=user, **options)
 
     raise typer.Exit(perform(work, failed=NOT_RUN))
@@ -117,17 +120,19 @@ def execute_command(
     user: User = "box",
     timeout: Timeout = None,
     interactive: Interactive = False,
+    tty: Tty = False,
     raw: Raw = False,
     as_json: Json = False,
 ) -> None:
     """Run a command in a sandbox, and exit as it did. 125: it was not run."""
+    _check_outputs(as_json=as_json, tty=tty)
 
     async def work() -> int:
         extra = _pairs(env)
         found = await Sandbox.open(box)
         if as_json:
             return await execute_for_json(found, command, cwd=cwd, env=extra, user=user, timeout_s=timeout)
-        options: dict[str, Any] = {"timeout_s": timeout, "interactive": interactive, "raw": raw}
+        options: dict[str, Any] = {"timeout_s": timeout, "interactive": interactive, "raw": raw, "tty": tty}
         return await execute(found, command, cwd=cwd, env=extra, user=user, **options)
 
     raise typer.Exit(perform(work, failed=NOT_RUN))
@@ -361,11 +366,16 @@ def stats(
     perform(work)
 
 
+def _check_outputs(*, as_json: bool, tty: bool) -> None:
+    if as_json and tty:
+        raise typer.BadParameter("--json and --tty exclude each other.")
+
+
 def _pairs(given: list[str] | None) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for each in given or []:
         key, equals, value = each.partition("=")
         if not (key and equals):
-            raise ConfigurationError(f"{each!r} is not of the form NAME=VALUE.")
+            raise ConfigurationError(f"{each!r} is not of the form NAME=VALUE.", hint="Like: --env DEBUG=1")
         pairs[key] = value
     return pairs

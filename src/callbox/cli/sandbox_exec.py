@@ -39,10 +39,13 @@ async def execute(
     timeout_s: float | None = None,
     interactive: bool = False,
     raw: bool = False,
+    tty: bool = False,
 ) -> int:
-    """Run it with its output on ours, and return what we should exit with. Ctrl-C ends it."""
+    """Run it with its output on ours, and return what we should exit with. Ctrl-C ends it; with `tty` it gets it."""
     # One word is a line for a shell, as in Sandbox.run; several are a program and its arguments.
     line = command[0] if len(command) == 1 else [*command]
+    if tty:
+        return await _with_terminal(box, line, cwd=cwd, env=env or {}, user=user, timeout_s=timeout_s)
     process = await box.spawn(line, cwd=cwd, env=env, user=user, timeout_s=timeout_s, stdin=interactive)
     async with process, _typed_into(process, wanted=interactive):
         await _show_output(process, raw=raw)
@@ -62,10 +65,17 @@ async def execute_for_json(
 
 async def shell(box: Sandbox, *, user: str = "box") -> int:
     """Give this terminal to a shell inside, and return its exit code."""
+    return await _with_terminal(box, SHELL, cwd=None, env={}, user=user, timeout_s=None)
+
+
+async def _with_terminal(
+    box: Sandbox, line: str | Sequence[str], *, cwd: str | None, env: dict[str, str], user: str, timeout_s: float | None
+) -> int:
+    """Give this terminal to a command inside, and return what we should exit with."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise ConfigurationError("A shell needs a terminal.", hint="Use `callbox sandbox exec -i` in a pipe.")
-    env = {"TERM": os.environ.get("TERM", "xterm")}
-    process = await box.spawn(SHELL, pty=_window(), env=env, user=user)
+        raise ConfigurationError("There is no terminal here.", hint="Use `callbox sandbox exec -i` in a pipe.")
+    env = {"TERM": os.environ.get("TERM", "xterm"), **env}
+    process = await box.spawn(line, pty=_window(), cwd=cwd, env=env, user=user, timeout_s=timeout_s)
     async with process:
         with _raw_terminal(sys.stdin.fileno()):
             async with _resized(process), _typed_into(process, wanted=True):

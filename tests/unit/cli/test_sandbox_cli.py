@@ -125,11 +125,14 @@ def test_snapshots_and_forks(bare_home):
     ask("rm", "box", "back", "one", "two")
 
 
-def test_a_shell_has_our_terminal(box):
+@pytest.mark.parametrize(
+    "words", [["shell", "box"], ["exec", "-t", "box", "--", "sh"], ["run", "-t", "python", "--", "sh"]]
+)
+def test_a_shell_has_our_terminal(box, words):
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ["TERM"] = "dumb"
-        os.execv(PROGRAM[0], [*PROGRAM, "shell", box])
+        os.execv(PROGRAM[0], [*PROGRAM, *words])
     try:
         ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 33, 99, 0, 0))
         os.write(terminal, b"stty size; tty; exit 6\n")
@@ -143,6 +146,8 @@ def test_a_shell_has_our_terminal(box):
 
 def test_a_shell_needs_a_terminal(box):
     assert run("shell", box).returncode == 2
+    assert run("exec", "-t", box, "--", "true").returncode == 2
+    assert run("exec", "-t", "--json", box, "--", "true").returncode == 2
 
 
 def read_all(terminal):
