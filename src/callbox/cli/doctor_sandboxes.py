@@ -16,6 +16,8 @@ from callbox.sandboxes.driver import Driver, Probe
 from callbox.sandboxes.home import Home
 
 LOOP_CONTROL = Path("/dev/loop-control")
+KVM = Path("/dev/kvm")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def examine_sandboxes(home: Home | None = None) -> list[Finding]:
@@ -49,13 +51,36 @@ async def examine_drivers(drivers: list[Driver]) -> list[Finding]:
         how = f"{probe.how}: " if probe.how else ""
         boundary = "" if probe.secure or not probe.usable else " No security boundary by its makers' word."
         good = probe.usable and probe.secure
-        findings.append(Finding(f"driver {driver.name}", f"{how}{probe.why}{boundary}", good, probe.fix))
+        fix = probe.fix or (kvm_fix() if probe.how == "tcg" else "")
+        findings.append(Finding(f"driver {driver.name}", f"{how}{probe.why}{boundary}", good, fix))
     try:
         chosen, probe = await Drivers(drivers).choose("auto")
     except HostUnsuited as error:
         return [*findings, Finding("sandboxes", error.message, False, error.hint or "")]
     how = f" ({probe.how})" if probe.how else ""
     return [*findings, Finding("sandboxes", f'driver="auto" takes {chosen.name}{how}', True)]
+
+
+def kvm_fix() -> str:
+    """What gives this host virtual machines of hardware, or what does without them."""
+    if os.access(KVM, os.R_OK | os.W_OK):
+        way = "a host whose KVM runs guests: bare metal, or a virtual machine with nested virtualization switched on"
+    elif KVM.exists():
+        way = "sudo usermod -aG kvm $USER, and log in again"
+    elif module := _kvm_module():
+        way = f"sudo modprobe {module}; if that fails, switch on VT-x or AMD-V (SVM) in the BIOS"
+    else:
+        way = "switch on VT-x or AMD-V (SVM) in the BIOS; in a virtual machine, nested virtualization on its host"
+    return f"use the gvisor driver, or: {way}"
+
+
+def _kvm_module() -> str | None:
+    """The kernel's module for what the processor says it can."""
+    try:
+        flags = CPU_INFO.read_text().split()
+    except OSError:
+        return None
+    return "kvm_intel" if "vmx" in flags else "kvm_amd" if "svm" in flags else None
 
 
 def control_groups() -> Finding:

@@ -40,6 +40,27 @@ async def test_each_driver_is_explained_and_so_is_the_choice():
     assert "takes gvisor (ptrace)" in found[2].found
 
 
+async def test_emulation_comes_with_what_would_be_better(monkeypatch, tmp_path):
+    device, cpu = tmp_path / "kvm", tmp_path / "cpuinfo"
+    monkeypatch.setattr(doctor_sandboxes, "KVM", device)
+    monkeypatch.setattr(doctor_sandboxes, "CPU_INFO", cpu)
+    tcg = ToyDriver("qemu", Probe(usable=True, how="tcg", secure=False, why="There is no KVM."))
+
+    async def fix():
+        return (await doctor_sandboxes.examine_drivers([tcg]))[0].fix
+
+    assert "BIOS" in await fix()
+    cpu.write_text("flags\t\t: fpu svm\n")
+    assert "modprobe kvm_amd" in await fix()
+    cpu.write_text("flags\t\t: fpu vmx\n")
+    assert "modprobe kvm_intel" in await fix()
+    device.touch()
+    assert "bare metal" in await fix()
+    monkeypatch.setattr(doctor_sandboxes.os, "access", lambda *_: False)
+    assert "usermod -aG kvm" in await fix()
+    assert "gvisor" in await fix()
+
+
 async def test_a_host_without_any_driver_gets_the_commands():
     none = Probe(usable=False, how="", secure=False, why="There is no runsc.", fix="apt-get install runsc")
     found = await doctor_sandboxes.examine_drivers([ToyDriver("gvisor", none), ToyDriver("qemu", HostUnsuited("No."))])
