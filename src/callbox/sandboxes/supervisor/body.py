@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,10 +20,12 @@ from callbox.sandboxes.driver import Driver, Machine, MachineSpec
 from callbox.sandboxes.states import Event, State, next_state
 from callbox.sandboxes.supervisor import saved
 from callbox.sandboxes.supervisor.disk_check import hold_disk, is_same_disk, take_back_disk
-from callbox.sandboxes.supervisor.disk_writes import in_thread, make_anew, make_place, remove_tree, rename_durably
+from callbox.sandboxes.supervisor.disk_writes import in_thread, make_anew, make_place, remove_tree
 from callbox.sandboxes.supervisor.events import EventLog
 from callbox.sandboxes.supervisor.record import Record, machine_id_of, write_record
 from callbox.sandboxes.supervisor.repairing import RepairFailed, configure, repair
+from callbox.sandboxes.supervisor.room import host_refused, set_room_aside
+from callbox.sandboxes.supervisor.saving import check, commit, complete
 from callbox.sandboxes.supervisor.sharing import Host, Receipt
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.body")
@@ -179,6 +182,7 @@ class Body:
     async def thaw(self, started: float) -> Receipt:
         """Let a hot machine go on. It writes nothing to disk, so that it takes no longer than the guest needs."""
         assert self.machine is not None
+        await self._reserved()
         await self.machine.thaw()
         self.frozen = False
         self._reach("hot.thawed")
@@ -205,23 +209,27 @@ class Body:
         await self.disconnect()
         try:
             await in_thread(make_anew, folder)
+            await in_thread(set_room_aside, folder)
             self._reach("save.begun")
             await machine.save(folder / saved.MACHINE)
-        except (SandboxError, OSError) as error:
+        except OSError as error:
             await self._undo_save(folder)
-            raise SandboxError(f"Its memory could not be saved: {error}") from error
+            raise host_refused(error, "Its memory could not be saved") from error
+        except SandboxError as error:
+            await self._undo_save(folder)
+            raise SandboxError(f"Its memory could not be saved: {error.message}", hint=error.hint) from error
         self._reach("save.written")
         self.machine = None
-        await in_thread(self._commit_save, folder, fingerprint)
+        await in_thread(commit, self.place, folder, self.record, fingerprint, self._reach)
         self._move(Event.SAVED, "warm standby")
-        await self.write()
+        await self.write_if_possible()
         self._reach("save.recorded")
 
     async def evict(self) -> None:
         """Let the host forget its copy of the saved files: from warm to cold."""
-        await in_thread(saved.drop_from_page_cache, [self.saved_folder, *self._disks()])
+        await in_thread(saved.drop_from_page_cache, [self.saved_folder, self.place / "disk.img"])
         self._move(Event.EVICTED, "cold standby")
-        await self.write()
+        await self.write_if_possible()
         self._reach("cold.recorded")
 
     async def restore(self, started: float) -> Receipt:
@@ -238,7 +246,11 @@ class Body:
             await self.break_down(error.message, reboot_allowed=False)
             raise
         self.record.waking = True
-        await self.write()
+        try:
+            await self.write()
+        except SandboxError:
+            self.record.waking = False
+            raise
         self._reach("wake.recorded")
         try:
             async with self._starting(self.host.restores, self.host.settings.restore_timeout_s):
@@ -253,7 +265,7 @@ class Body:
         self.record.waking = False
         self.record.serial += 1
         self._move(Event.WOKEN, f"woken from {tier} standby")
-        await self.write()
+        await self.write_if_possible()
         self._reach("wake.done")
         return self._receipt(tier, started, repairs)
 
@@ -268,19 +280,13 @@ class Body:
         if await in_thread(saved.is_untouched, self.saved_folder, self.place / "disk.img"):
             self.record.waking = False
             self.note(why)
-            await self.write()
+            await self.write_if_possible()
         else:
             await self.break_down(f"{why} Its disk has moved on, so its memory is void.", reboot_allowed=True)
 
-    async def checksum(self, stop: Any) -> None:
-        """Add checksums to the saved memory; they are needed when it is cold, or after a restart of the host."""
-
-        def work() -> None:
-            manifest = saved.read_manifest(self.saved_folder)
-            if manifest is not None and saved.add_checksums(self.saved_folder, manifest, stop):
-                saved.write_manifest(self.saved_folder, manifest)
-
-        await in_thread(work)
+    async def checksum(self, stop: threading.Event) -> bool:
+        """Add checksums to the saved memory, if it has none: it is not cold without. False if `stop` was set before."""
+        return await in_thread(complete, self.saved_folder, stop)
 
     # --- failure ---
 
@@ -291,7 +297,7 @@ class Body:
         self.record.reboot_allowed = reboot_allowed
         self.record.reason = why
         self._move(Event.BROKE, f"failed: {why}")
-        await self.write()
+        await self.write_if_possible()
 
     async def reboot(self, started: float) -> Receipt:
         """Boot a failed sandbox from its own disk. Memory is lost."""
@@ -320,7 +326,7 @@ class Body:
         self.record.reason = None
         self.record.reboot_allowed = False
         self._move(Event.REBOOTED, "booted again from its disk")
-        await self.write()
+        await self.write_if_possible()
         self._reach("reboot.done")
         return self._receipt("reboot", started, repairs)
 
@@ -347,7 +353,9 @@ class Body:
         except (SandboxError, OSError) as error:
             await self._reconnected()
             await self._repaired_or_ended()
-            raise SandboxError(f"It could not be captured: {error}") from error
+            if isinstance(error, OSError):
+                raise host_refused(error, "It could not be captured") from error
+            raise SandboxError(f"It could not be captured: {error.message}", hint=error.hint) from error
         self._reach("capture.written")
         if self._connected().closed.is_set():
             await self._reconnected()
@@ -362,9 +370,25 @@ class Body:
     # --- parts ---
 
     async def write(self) -> None:
-        """Have the record on disk, with generations reserved ahead."""
+        """Have the record on disk, with generations reserved ahead.
+
+        Raises:
+            SandboxError: The host could not: its disk is full, for example.
+        """
+        before = self.record.generation_reserved
         self._reserve()
-        await in_thread(write_record, self.place, self.record)
+        try:
+            await in_thread(write_record, self.place, self.record)
+        except OSError as error:
+            self.record.generation_reserved = before
+            raise host_refused(error, "The record of the sandbox could not be written") from error
+
+    async def write_if_possible(self) -> None:
+        """Have the record on disk, where what has happened can be found out without it, too."""
+        try:
+            await self.write()
+        except SandboxError as error:
+            self.note(error.message)
 
     async def connect(self) -> None:
         """Open the channel to the agent."""
@@ -384,21 +408,6 @@ class Body:
         _LOG.info("%s (%s): %s", self.record.id, self.record.name, text)
         self.events.add(self.host.pacer.wall(), text)
 
-    def _commit_save(self, folder: Path, fingerprint: Mapping[str, str]) -> None:
-        manifest = saved.describe(
-            folder,
-            fingerprint=fingerprint,
-            serial=self.record.serial,
-            generation=self.record.generation,
-            image={"digest": self.record.image.digest},
-            disk=saved.disk_marks(self.place / "disk.img"),
-        )
-        saved.write_manifest(folder, manifest)
-        self._reach("save.sealed")
-        remove_tree(self.saved_folder)
-        rename_durably(folder, self.saved_folder)
-        self._reach("save.renamed")
-
     async def _undo_save(self, folder: Path) -> None:
         await in_thread(remove_tree, folder)
         await self._reconnected()
@@ -414,13 +423,8 @@ class Body:
             raise SandboxLost("The machine of the sandbox died.") from error
 
     async def _check_saved(self, *, thorough: bool) -> None:
-        manifest = await in_thread(saved.read_manifest, self.saved_folder)
-        if manifest is None:
-            raise SnapshotRefused("The saved memory is gone.")
-        if manifest.get("serial") != self.record.serial:
-            raise SnapshotRefused("The saved memory is of an earlier moment than the disk.")
-        saved.check_fingerprint(manifest, await self.driver.fingerprint(self.machine_spec))
-        await in_thread(lambda: saved.check_files(self.saved_folder, manifest, thorough=thorough))
+        here = await self.driver.fingerprint(self.machine_spec)
+        await in_thread(lambda: check(self.saved_folder, self.record.serial, here, thorough=thorough))
 
     async def _expect_repair(self) -> None:
         await self._ask("expect_repair")
@@ -433,8 +437,7 @@ class Body:
             raise SandboxError(f"The guest did not answer {op} in time.") from None
 
     async def _repaired(self) -> list[Mapping[str, Any]]:
-        if self.record.generation >= self.record.generation_reserved:
-            await self.write()
+        await self._reserved()
         self.record.generation += 1
         return await repair(
             self._connected(),
@@ -455,6 +458,11 @@ class Body:
                 raise SandboxLost("The machine of the sandbox died while it was woken.") from error
             raise
 
+    async def _reserved(self) -> None:
+        """Have one generation more on disk than was told: before a machine runs that has to be told one."""
+        if self.record.generation >= self.record.generation_reserved:
+            await self.write()
+
     def _reserve(self) -> None:
         if self.record.generation >= self.record.generation_reserved:
             self.record.generation_reserved = self.record.generation + self.host.settings.generations_reserved
@@ -463,10 +471,6 @@ class Body:
         if self.channel is None:
             raise SandboxLost("The sandbox has no connection to its guest.")
         return self.channel
-
-    def _disks(self) -> list[Path]:
-        disk = self.place / "disk.img"
-        return [disk] if disk.exists() else []
 
     def _move(self, event: Event, text: str) -> None:
         self.record.state = next_state(self.record.state, event)
@@ -488,7 +492,7 @@ class Body:
                 raise SandboxError(f"The machine did not start within {timeout_s:g} s.") from None
             except OSError as error:
                 await self.kill()
-                raise SandboxError(f"The machine did not start: {error}.") from error
+                raise host_refused(error, "The machine did not start") from error
             except SandboxError:
                 await self.kill()
                 raise

@@ -76,15 +76,15 @@ class Fleet:
         if self._tasks:
             await asyncio.wait(self._tasks.values())
 
-    def find(self, sandbox: Any) -> Keeper:
-        """The keeper of a sandbox, by id or name.
+    def find(self, sandbox: Any, *, stopping: bool = False) -> Keeper:
+        """The keeper of a sandbox, by id or name; with `stopping`, also of one that is being deleted.
 
         Raises:
             SandboxNotFound: There is none.
         """
         if isinstance(sandbox, str):
             keeper = self._keepers.get(self._names.get(sandbox, sandbox))
-            if keeper is not None and keeper.state not in (State.STOPPING, State.GONE):
+            if keeper is not None and (stopping or keeper.state not in (State.STOPPING, State.GONE)):
                 return keeper
         raise SandboxNotFound(f"There is no sandbox {sandbox!r}.", hint="List them: callbox sandbox ls")
 
@@ -127,7 +127,10 @@ class Fleet:
                 return await body.begin("new", started)
 
             keeper = self._keep(body, begin)
-        return keeper, await self._born(keeper)
+        receipt = await self._born(keeper)
+        # Not earlier: what boots now would slow down what somebody waits for.
+        self.spares.replenish(kind)
+        return keeper, receipt
 
     async def fork(self, parent: Keeper, count: Any, names: Any) -> tuple[list[Keeper], float]:
         """Make `count` children of one instant of a sandbox. All of them or none. Returns them and the pause, ms."""
@@ -164,8 +167,7 @@ class Fleet:
         Raises:
             SnapshotRefused: It is damaged, or was made by something else.
         """
-        snapshot_id = (await self.snapshots.get(snapshot))["id"]
-        self.snapshots.hold(snapshot_id)
+        snapshot_id = await self.snapshots.hold(snapshot)
         try:
             manifest = await self.snapshots.manifest_of(snapshot_id)
             unknown = set(changes) - {"name", "labels", "lifetime"}
@@ -177,6 +179,10 @@ class Fleet:
             driver = self.drivers.get(manifest["driver"])
             if driver is None:
                 raise SandboxError(f"The snapshot needs the driver {manifest['driver']!r}, which is not here.")
+            ends = spec.lifetime.expires_at
+            if "lifetime" not in changes and ends is not None and ends <= self.host.pacer.wall():
+                # It was the original's. A child that has none of its own would be deleted at once.
+                spec = replace(spec, lifetime=replace(spec.lifetime, expires_at=None))
             with self._reserved(spec.name):
                 image = image_from_json(manifest["image"])
                 keeper = self._branch(
@@ -232,7 +238,7 @@ class Fleet:
         keeper = Keeper(body, first, on_gone=self._forget)
         self._keepers[body.record.id] = keeper
         self._names[body.record.name] = body.record.id
-        self._tasks[body.record.id] = self._group.create_task(keeper.run())
+        self._tasks[body.record.id] = self._group.create_task(_owned(keeper))
         return keeper
 
     def _forget(self, keeper: Keeper) -> None:
@@ -274,6 +280,14 @@ class Fleet:
                     return
                 except CallboxError as error:
                     keeper.body.note(f"could not go to {tier} standby at the end of the supervisor: {error.message}")
+
+
+async def _owned(keeper: Keeper) -> None:
+    """Run a keeper; whatever it fails with, the others go on."""
+    try:
+        await keeper.run()
+    except Exception:  # noqa: BLE001 - see above
+        _LOG.exception("the keeper of %s ended", keeper.body.record.id)
 
 
 def _are_names(names: Any, count: int) -> bool:

@@ -14,7 +14,14 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from callbox.errors import CallboxError, SandboxError, SandboxLost, SandboxNotFound, SandboxStateError
+from callbox.errors import (
+    CallboxError,
+    SandboxError,
+    SandboxInterrupted,
+    SandboxLost,
+    SandboxNotFound,
+    SandboxStateError,
+)
 from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.driver import Machine
 from callbox.sandboxes.states import AWAKE, HELD, Event, State, next_state
@@ -23,7 +30,8 @@ from callbox.sandboxes.supervisor.body import Body
 from callbox.sandboxes.supervisor.calls_under_way import Calls
 from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree
 from callbox.sandboxes.supervisor.pacing import Alarm
-from callbox.sandboxes.supervisor.record import machine_id_of
+from callbox.sandboxes.supervisor.record import machine_id_of, strike_record
+from callbox.sandboxes.supervisor.room import host_refused
 from callbox.sandboxes.supervisor.sharing import Receipt
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.keeper")
@@ -174,7 +182,11 @@ class Keeper:
         worker = asyncio.create_task(self._work())
         doom = asyncio.create_task(self._doomed.wait())
         try:
-            await asyncio.wait({worker, doom}, return_when=asyncio.FIRST_COMPLETED)
+            while not self._doomed.is_set():
+                await asyncio.wait({worker, doom}, return_when=asyncio.FIRST_COMPLETED)
+                if worker.done():
+                    _LOG.error("%s: its worker ended", self.body.record.id, exc_info=worker.exception())
+                    worker = asyncio.create_task(self._work())
             await ended(worker)
             await self._leave()
             if self._doomed.is_set():
@@ -195,10 +207,14 @@ class Keeper:
             try:
                 result = await job()
             except Exception as error:  # noqa: BLE001 - the asker gets it; the sandbox must stay owned
+                told = error
+                if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+                    told = host_refused(error, "The host could not do it")
+                    told.__cause__ = error
                 if not isinstance(error, CallboxError):
                     _LOG.exception("%s: a step failed", self.body.record.id)
                 if not answer.done():
-                    answer.set_exception(error)
+                    answer.set_exception(told)
             else:
                 if not answer.done():
                     answer.set_result(result)
@@ -309,7 +325,7 @@ class Keeper:
         """Go down to `tier`, never up."""
         if self.state not in (State.RUNNING, *TIERS):
             raise SandboxStateError(f"A sandbox that is {self.state} cannot go to standby.", hint="Look at its state.")
-        await self._chore.end()
+        await self._chore.end(finish=self.state is State.WARM and tier is State.COLD and not self.users)
         try:
             if self.state is State.RUNNING and tier is State.HOT:
                 await self.body.freeze()
@@ -319,16 +335,29 @@ class Keeper:
                 self._chore.start(self.body.checksum)
             if self.state is State.WARM and tier is State.COLD:
                 await self._chore.end(finish=True)
+                await self._complete()
                 await self.body.evict()
         except SandboxLost as error:
             await self._found_dead(error.message)
             raise
         self._slept_at = self.body.host.pacer.monotonic()
 
+    async def _complete(self) -> None:
+        """Have checksums of what was saved. Who wants to use the sandbox need not wait for that."""
+        stop = self._chore.stop
+        stop.clear()
+        if self.users or not await self.body.checksum(stop):
+            raise SandboxInterrupted("A call woke the sandbox before it was cold.", hint="Ask again afterwards.")
+
     async def _rest(self) -> None:
         """The alarm rang: delete what has lived long enough, put to sleep what nobody uses."""
         host, lifetime = self.body.host, self.body.record.spec.lifetime
         deadline = self.deadline
+        if deadline is not None and host.pacer.wall() >= deadline and self.state is State.RUNNING:
+            # A process that is to be kept alive is a use, too.
+            if lifetime.ttl_idle_s is not None and await self._has_kept_alive():
+                self._touch()
+            deadline = self.deadline
         if deadline is not None and host.pacer.wall() >= deadline:
             self.body.note("its time to live is over")
             self._doomed.set()
@@ -338,7 +367,7 @@ class Keeper:
         now = host.pacer.monotonic()
         if self.state is State.RUNNING and now - self._used_at >= lifetime.idle_s:
             if await self._has_kept_alive():
-                self._used_at = host.pacer.monotonic()
+                self._touch()
             elif not self.users:
                 await self._sleep(State.HOT)
         elif self.state is State.HOT and now - self._slept_at >= lifetime.warm_after_s:
@@ -351,7 +380,7 @@ class Keeper:
         if channel is None:
             return False
         async with asyncio.timeout(self.body.host.settings.guest_timeout_s):
-            reply = await channel.call("exec.list")
+            reply = await channel.call("exec.list", keep_alive=True)
         execs: Any = reply.get("execs")
         return isinstance(execs, list) and any(
             bool(each.get("running") and each.get("keep_alive"))
@@ -399,6 +428,7 @@ class Keeper:
 
     def _begin_use(self) -> None:
         self.users += 1
+        self._chore.stop.set()
         self._touch()
 
     def _end_use(self) -> None:
@@ -435,8 +465,9 @@ class Keeper:
             try:
                 await self._free()
                 break
-            except (CallboxError, OSError) as error:
-                _LOG.warning("%s could not be freed yet: %s", record.id, error)
+            except Exception as error:  # noqa: BLE001 - others' sandboxes must go on
+                known = isinstance(error, CallboxError | OSError)
+                _LOG.warning("%s could not be freed yet: %s", record.id, error, exc_info=None if known else error)
                 await asyncio.sleep(self.body.host.settings.retry_s)
         record.state = next_state(record.state, Event.FREED)
         self._on_gone(self)
@@ -444,8 +475,11 @@ class Keeper:
 
     async def _free(self) -> None:
         body, reach = self.body, self.body.host.points.reach
-        if body.place.is_dir():
-            await body.write()
+        try:
+            await in_thread(strike_record, body.place)
+        except OSError as error:
+            # Then a next supervisor would find it again, if this one dies before the end.
+            _LOG.warning("%s: its record could not be struck: %s", body.record.id, error)
         reach("delete.recorded")
         await body.kill()
         await body.driver.reap(body.place, machine_id_of(body.record.id))

@@ -100,7 +100,7 @@ class Operations:
         return {"sandboxes": [_info(keeper) for keeper in keepers], "pause_ms": pause_ms}
 
     async def _delete(self, request: Request) -> Mapping[str, Any]:
-        await self._find(request).delete()
+        await self._fleet.find(request.get("sandbox"), stopping=True).delete()
         return {}
 
     async def _update(self, request: Request) -> Mapping[str, Any]:
@@ -156,7 +156,15 @@ class Operations:
         states: dict[str, int] = {}
         for keeper in self._fleet.all():
             states[str(keeper.state)] = states.get(str(keeper.state), 0) + 1
-        return {"pid": os.getpid(), "states": states, "spares": self._fleet.spares.counts(), **self._status()}
+        spares = self._fleet.spares
+        return {
+            "pid": os.getpid(),
+            "states": states,
+            "spares": spares.counts(),
+            "spares_ready": spares.ready,
+            "spares_wanted": spares.wanted,
+            **self._status(),
+        }
 
     async def _supervisor_stop(self, _: Request) -> Mapping[str, Any]:
         self._stop.set()

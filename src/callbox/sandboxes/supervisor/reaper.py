@@ -30,12 +30,8 @@ class Remains(Body):
     """A sandbox whose record cannot be read, or whose driver is not here: it is listed and can be deleted, no more."""
 
     async def write(self) -> None:
-        """Keep the record as it was found, whoever may still read it. Only a deletion replaces it."""
-        if self.record.state is not State.STOPPING:
-            raise SandboxStateError(
-                f"The sandbox failed: {self.record.reason}", hint="Delete it, or repair its record."
-            )
-        await super().write()
+        """Keep the record as it was found, whoever may still read it."""
+        raise SandboxStateError(f"The sandbox failed: {self.record.reason}", hint="Delete it, or repair its record.")
 
     async def reboot(self, started: float) -> Receipt:  # noqa: ARG002
         """Refuse: nobody knows what to boot."""
@@ -83,16 +79,24 @@ async def sweep(host: Host, drivers: Drivers) -> list[Body]:
     for place in await in_thread(_places, host.home.sandboxes):
         body = await in_thread(_read, host, drivers, everybody, place)
         if body is None:
-            await everybody.reap(place, machine_id_of(place.name))
-            await in_thread(remove_tree, place)
-            _LOG.info("freed %s: nobody was told of it, or it was deleted", place.name)
+            await _free(everybody, place)
         else:
             bodies.append(body)
     known = {body.record.id for body in bodies}
     for stray in await in_thread(_strays, host.home) - known:
-        found = await everybody.reap(host.home.sandboxes / stray, machine_id_of(stray))
-        _LOG.info("freed %d things of %s, whose folder is gone", found, stray)
+        await _free(everybody, host.home.sandboxes / stray)
     return bodies
+
+
+async def _free(everybody: EveryDriver, place: Path) -> None:
+    try:
+        found = await everybody.reap(place, machine_id_of(place.name))
+        await in_thread(remove_tree, place)
+    except Exception:  # noqa: BLE001 - whatever a driver fails with
+        # The others are not to wait for it; the next start tries again.
+        _LOG.exception("%s could not be freed", place.name)
+    else:
+        _LOG.info("freed %s and %d things of it: nobody was told of it, or it was deleted", place.name, found)
 
 
 async def recover(body: Body) -> None:
@@ -106,6 +110,8 @@ async def recover(body: Body) -> None:
         await body.kill()
         await in_thread(remove_tree, body.place / "state.new")
         return
+    # The last use was not written each time either: nobody's time to live is over because of that.
+    record.last_used_at = max(record.last_used_at, body.host.pacer.wall())
     # Numbers up to the reserved one may have been told to the guest; the record was not written each time.
     record.generation = record.generation_reserved
     failure = "Its machine ended while there was no supervisor."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,7 +18,7 @@ from callbox.sandboxes.driver import RootImage
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.spec import Lifetime, SandboxLimits, SandboxSpec
 from callbox.sandboxes.states import State
-from callbox.sandboxes.supervisor.disk_writes import write_json
+from callbox.sandboxes.supervisor.disk_writes import rename_durably, write_json
 
 RECORD = "record.json"
 FORMAT = 1
@@ -128,6 +129,12 @@ def read_record(place: Path) -> Record | None:
 def write_record(place: Path, record: Record) -> None:
     """Replace the record; it is on disk when this returns."""
     write_json(place / RECORD, record.to_json())
+
+
+def strike_record(place: Path) -> None:
+    """Make a sandbox one that was deleted, whatever happens now. Needs no room on the disk."""
+    with contextlib.suppress(FileNotFoundError):
+        rename_durably(place / RECORD, place / f"{RECORD}.struck")
 
 
 def new_sandbox_id() -> str:

@@ -124,7 +124,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any], *, thorough: bool) ->
             )
         if not thorough and same_boot and all(marks[mark] == entry.get(mark) for mark in marks):
             continue
-        if entry["sha256"] is None:
+        if entry["sha256"] is None and not thorough:
             # The host was restarted before the checksums were made; size and time are synced with the content.
             if marks["mtime_ns"] == entry["mtime_ns"]:
                 continue

@@ -23,6 +23,7 @@ from callbox.sandboxes.supervisor.fleet import Fleet
 from callbox.sandboxes.supervisor.operations import Operations, unknown_operation
 from callbox.sandboxes.supervisor.pacing import Pacer
 from callbox.sandboxes.supervisor.points import FaultPoints
+from callbox.sandboxes.supervisor.room import host_refused
 from callbox.sandboxes.supervisor.settings import Settings
 from callbox.sandboxes.supervisor.sharing import Host
 
@@ -94,7 +95,11 @@ class Supervisor:
             raise unknown_operation(op)
         own = self._operations.find(op)
         if own is not None:
-            return await own(incoming.request)
+            try:
+                return await own(incoming.request)
+            except OSError as error:
+                _LOG.warning("%s failed", op, exc_info=error)
+                raise host_refused(error, f"{op} failed") from error
         if not op.startswith(RELAYED) and op not in RELAYED_TOO:
             raise unknown_operation(op)
         keeper = self.fleet.find(incoming.request.get("sandbox"))

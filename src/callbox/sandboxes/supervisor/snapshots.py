@@ -28,6 +28,7 @@ class Snapshots:
         self._folder = host.home.snapshots
         self._taking: set[str] = set()
         self._users: dict[str, int] = {}
+        self._going: set[str] = set()
 
     async def take(self, keeper: Keeper, name: str | None) -> dict[str, Any]:
         """Capture a sandbox under a name; it goes on.
@@ -80,7 +81,7 @@ class Snapshots:
         for each in await self.list():
             if name in (each["id"], each["name"]):
                 return each
-        raise SandboxNotFound(f"There is no snapshot {name!r}.", hint="List them: callbox sandbox ls --snapshots")
+        raise _not_found(name)
 
     async def remove(self, name: str) -> None:
         """Remove one for good.
@@ -91,10 +92,18 @@ class Snapshots:
         found = (await self.get(name))["id"]
         if self._users.get(found):
             raise SandboxStateError("The snapshot is being restored.", hint="Remove it afterwards.")
+        if found in self._going:
+            raise _not_found(name)
         # Renamed first, so that it is there or not, never half.
         going = self._folder / (found + NEW)
-        await in_thread(rename_durably, self._folder / found, going)
-        await in_thread(remove_tree, going)
+        self._going.add(found)
+        try:
+            await in_thread(rename_durably, self._folder / found, going)
+            await in_thread(remove_tree, going)
+        except FileNotFoundError:
+            raise _not_found(name) from None
+        finally:
+            self._going.discard(found)
 
     async def manifest_of(self, snapshot_id: str) -> dict[str, Any]:
         """Read the manifest of one.
@@ -123,12 +132,21 @@ class Snapshots:
         await in_thread(lambda: saved.check_files(folder, manifest, thorough=True))
         return folder
 
-    def hold(self, snapshot_id: str) -> None:
-        """It is being restored: not to be removed until `release`."""
-        self._users[snapshot_id] = self._users.get(snapshot_id, 0) + 1
+    async def hold(self, name: str) -> str:
+        """Find one by name or id, that is not removed until `release`. Returns its id.
+
+        Raises:
+            SandboxNotFound: There is none, or not any more.
+        """
+        found = (await self.get(name))["id"]
+        # It may have been removed since it was listed.
+        if found in self._going or not (self._folder / found).is_dir():
+            raise _not_found(name)
+        self._users[found] = self._users.get(found, 0) + 1
+        return found
 
     def release(self, snapshot_id: str) -> None:
-        """See `hold`."""
+        """Let it be removed: see `hold`."""
         self._users[snapshot_id] -= 1
         if not self._users[snapshot_id]:
             del self._users[snapshot_id]
@@ -152,6 +170,10 @@ class Snapshots:
             except (KeyError, TypeError, AttributeError):
                 infos.append(_unreadable(folder.name, "The manifest of the snapshot is damaged: fields are missing."))
         return infos
+
+
+def _not_found(name: str) -> SandboxNotFound:
+    return SandboxNotFound(f"There is no snapshot {name!r}.", hint="List them: callbox sandbox ls --snapshots")
 
 
 def _unreadable(name: str, reason: str) -> dict[str, Any]:

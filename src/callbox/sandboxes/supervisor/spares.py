@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,7 @@ class Kind:
     image: RootImage
     limits: SandboxLimits
     pool: int = 0
-    used_at: float = 0.0
+    used_at: float = -math.inf
     retry_at: float = 0.0
     failure: str = ""
     ready: list[Body] = field(default_factory=list[Body])
@@ -52,11 +53,14 @@ class Spares:
         self._on_change = on_change
 
     def take(self, kind: Kind) -> Body | None:
-        """Have a spare of this kind, if one is ready, and see to it that there is one the next time."""
-        known = self._know(kind)
-        known.used_at = self._host.pacer.monotonic()
+        """Have a spare of this kind, if one is ready. Call `replenish` when it is in use."""
+        known = self._kinds.get(kind.key)
+        return known.ready.pop(0) if known is not None and known.ready else None
+
+    def replenish(self, kind: Kind) -> None:
+        """See to it that a spare of this kind is ready the next time. Its boot competes with what runs now."""
+        self._know(kind).used_at = self._host.pacer.monotonic()
         self._changed.set()
-        return known.ready.pop(0) if known.ready else None
 
     async def set_pool(self, kind: Kind, size: int) -> int:
         """Keep `size` spares of this kind from now on; return how many are ready when that is done.
@@ -81,6 +85,16 @@ class Spares:
         if known.failure:
             raise SandboxError(f"The pool could not be filled: {known.failure}")
         return len(known.ready)
+
+    @property
+    def ready(self) -> int:
+        """How many stand by."""
+        return sum(len(kind.ready) for kind in self._kinds.values())
+
+    @property
+    def wanted(self) -> int:
+        """How many there will be when all have booted."""
+        return sum(self._wanted(kind) for kind in self._kinds.values())
 
     def counts(self) -> list[dict[str, Any]]:
         """What is kept, for the status."""
@@ -143,9 +157,12 @@ class Spares:
             self._host.points.reach("spare.booted")
             await body.stand_by_unused()
             self._host.points.reach("spare.frozen")
-        except (SandboxError, OSError) as error:
-            _LOG.warning("no spare for %s on %s: %s", kind.image_name, kind.driver.name, error)
-            kind.failure = str(error)
+        except Exception as error:  # noqa: BLE001 - a spare is a favour: its failure ends nothing
+            known = isinstance(error, SandboxError | OSError)
+            _LOG.warning(
+                "no spare for %s on %s: %s", kind.image_name, kind.driver.name, error, exc_info=None if known else error
+            )
+            kind.failure = str(error) or repr(error)
             kind.retry_at = self._host.pacer.monotonic() + self._host.settings.retry_s
             await self._drop(body)
         except BaseException:
@@ -159,6 +176,6 @@ class Spares:
         try:
             await body.kill()
             await in_thread(remove_tree, body.place)
-        except (SandboxError, OSError) as error:
+        except Exception:  # noqa: BLE001 - whatever a driver fails with
             # Its record says that nobody uses it: the next start frees it.
-            _LOG.warning("spare %s could not be freed: %s", body.record.id, error)
+            _LOG.exception("spare %s could not be freed", body.record.id)
