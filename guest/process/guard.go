@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -16,6 +17,7 @@ import (
 const (
 	guardPause   = 250 * time.Millisecond
 	guardHurry   = 20 * time.Millisecond
+	guardGlance  = 20 * time.Millisecond
 	guardSharing = 100 * time.Millisecond // while only sharing keeps memory below its limit: telling costs the most
 	addressLeast = 64 << 30               // of address space: runtimes reserve much more than they use
 )
@@ -43,14 +45,38 @@ func (g *guard) wake() {
 func (g *guard) run() {
 	for range g.awake {
 		for pause := guardPause; g.manager.busy(); {
-			select {
-			case <-time.After(pause):
-			case <-g.awake:
-				continue
-			}
+			g.rest(pause)
 			pause = g.look()
 		}
 	}
+}
+
+// rest waits until the next look, or until one glance says that much has changed: reading all of /proc takes long, and in
+// a quarter of a second a fork bomb is hundreds of processes.
+func (g *guard) rest(pause time.Duration) {
+	processesMax, memoryMax := g.manager.limits()
+	before, counted := glance()
+	for end := time.Now().Add(pause); time.Now().Before(end); {
+		time.Sleep(min(guardGlance, time.Until(end)))
+		now, _ := glance()
+		grown := load{now.count - before.count, now.bytes - before.bytes}
+		if many, big := grown.exceeds(processesMax/8, memoryMax/8); counted && (many || big) {
+			return
+		}
+	}
+}
+
+// glance asks the kernel for the number of all tasks and, where that is only what programs use (gVisor), for memory.
+func glance() (load, bool) {
+	var info syscall.Sysinfo_t
+	if syscall.Sysinfo(&info) != nil {
+		return load{}, false
+	}
+	now := load{count: int(info.Procs)}
+	if !hasRollup() {
+		now.bytes = int64(info.Totalram-info.Freeram) * int64(max(info.Unit, 1))
+	}
+	return now, true
 }
 
 // load is what a group of processes uses.
@@ -99,6 +125,7 @@ func (g *guard) look() time.Duration {
 	case tooMany:
 		g.relieve("processes", strays, unsure, sure, func(l load) int64 { return int64(l.count) })
 	case tooBig:
+		endNow(strays) // what eats memory is not stopped first: the room that is left lasts for milliseconds
 		g.relieve("memory", strays, unsure, sure, func(l load) int64 { return l.bytes })
 	default:
 		if many, big := total.exceeds(processesMax/4, memoryMax/4); !many && !big {
@@ -148,6 +175,12 @@ func (g *guard) relieve(why string, strays []seen, unsure load, sure map[*exec]l
 	}
 	most.killedFor.CompareAndSwap(nil, &why)
 	g.manager.killTree(most)
+}
+
+func endNow(all []seen) {
+	for _, each := range all {
+		_ = syscall.Kill(each.pid, syscall.SIGKILL)
+	}
 }
 
 func (g *guard) killStrays(which func(seen) bool) {
