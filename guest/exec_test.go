@@ -166,6 +166,11 @@ func TestWhatAProcessLeavesBehindIsKilledUnlessKept(t *testing.T) {
 		t.Fatal(out(got), running(name))
 	}
 	kept := fmt.Sprintf("e%d", a.execs)
+	a.sh("true", map[string]any{"keep_alive": true})
+	holding := a.must("exec.list", map[string]any{"keep_alive": true}).Ok["execs"].([]any)
+	if len(holding) != 1 || holding[0].(map[string]any)["id"] != kept {
+		t.Error(holding)
+	}
 	a.refuses("busy", "exec.forget", map[string]any{"id": kept})
 	a.must("exec.signal", map[string]any{"id": kept, "signal": int(syscall.SIGKILL)})
 	until(t, "the kept one to be gone", func() bool { return running(name) == 0 })

@@ -26,7 +26,13 @@ type entry struct {
 	StderrEnd int64    `json:"stderr_end"`
 }
 
-func (m *Manager) list(operation.Stream, json.RawMessage) (any, error) {
+func (m *Manager) list(_ operation.Stream, raw json.RawMessage) (any, error) {
+	var asked struct {
+		KeepAlive bool `json:"keep_alive"`
+	}
+	if err := parse(raw, &asked); err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	m.expire()
 	all := slices.Collect(maps.Values(m.execs))
@@ -37,8 +43,12 @@ func (m *Manager) list(operation.Stream, json.RawMessage) (any, error) {
 			continue
 		}
 		how := e.result()
+		running := how.Running || e.survivors.Load()
+		if asked.KeepAlive && !(running && e.request.KeepAlive) {
+			continue
+		}
 		entries = append(entries, entry{
-			e.request.ID, e.pid, e.request.argv(), how.Running || e.survivors.Load(), e.request.KeepAlive,
+			e.request.ID, e.pid, e.request.argv(), running, e.request.KeepAlive,
 			e.began.UnixNano(), how.ExitCode, how.Signal, how.StdoutEnd, how.StderrEnd,
 		})
 	}
