@@ -189,8 +189,9 @@ class Body:
         if self._connected().closed.is_set():
             await self.connect()
         repairs = await self._repaired_or_ended()
+        receipt = self._receipt("hot", started, repairs)  # its guest has answered
         self._move(Event.WOKEN, "woken from hot standby")
-        return self._receipt("hot", started, repairs)
+        return receipt
 
     # --- warm and cold ---
 

@@ -1,12 +1,14 @@
-"""Which calls use a sandbox right now, so that a standby that somebody asks for can wait for them or end them."""
+"""What uses a sandbox right now: calls, that a standby waits for or ends, and processes that are to be kept alive."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from typing import Any, cast
 
 from callbox.errors import SandboxInterrupted
+from callbox.sandboxes.channel import Channel
 
 
 class Call:
@@ -81,3 +83,19 @@ class Calls:
     async def _next_end(self) -> None:
         self._fewer.clear()
         await self._fewer.wait()
+
+
+async def keeps_alive(channel: Channel, timeout_s: float) -> bool:
+    """Whether a process runs in the guest that must not be put to sleep.
+
+    Raises:
+        TimeoutError: The guest did not answer in time.
+    """
+    async with asyncio.timeout(timeout_s):
+        reply = await channel.call("exec.list", keep_alive=True)
+    execs: Any = reply.get("execs")
+    return isinstance(execs, list) and any(
+        bool(each.get("running") and each.get("keep_alive"))
+        for each in cast("list[Mapping[str, Any]]", execs)
+        if isinstance(each, Mapping)
+    )

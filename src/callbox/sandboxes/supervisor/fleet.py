@@ -21,14 +21,14 @@ from callbox.errors import (
 )
 from callbox.sandboxes.driver import Driver, RootImage
 from callbox.sandboxes.spec import SandboxSpec, check_name
-from callbox.sandboxes.states import HELD, State
+from callbox.sandboxes.states import State
 from callbox.sandboxes.supervisor.body import Body
 from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree
 from callbox.sandboxes.supervisor.drivers import Drivers
 from callbox.sandboxes.supervisor.keeper import Keeper
 from callbox.sandboxes.supervisor.reaper import recover, sweep
 from callbox.sandboxes.supervisor.record import Record, image_from_json, new_sandbox_id, spec_from_json
-from callbox.sandboxes.supervisor.sharing import Host, Receipt
+from callbox.sandboxes.supervisor.sharing import Host, Receipt, supervisor_ends
 from callbox.sandboxes.supervisor.snapshots import Snapshots
 from callbox.sandboxes.supervisor.spares import Kind, Spares
 
@@ -48,6 +48,7 @@ class Fleet:
         self._names: dict[str, str] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._spares_task: asyncio.Task[None] | None = None
+        self._closing = False
 
     async def open(self, tasks: asyncio.TaskGroup) -> None:
         """Take over what the last supervisor left, and begin to keep spares."""
@@ -60,11 +61,14 @@ class Fleet:
         self._spares_task = tasks.create_task(self.spares.run())
 
     async def close(self) -> None:
-        """Stop in good order: save what is awake, freeze what cannot be saved in time."""
+        """Stop in good order: save what is awake, freeze what cannot be saved in time. Nothing begins from now on."""
+        self._closing = True
+        for keeper in self._keepers.values():
+            keeper.closing = True
         if self._spares_task is not None:
             self._spares_task.cancel()
             await asyncio.wait({self._spares_task})
-        awake = [keeper for keeper in self._keepers.values() if keeper.state in HELD]
+        awake = [keeper for keeper in self._keepers.values() if keeper.must_be_laid_down]
         try:
             async with asyncio.timeout(self.host.settings.stop_s):
                 turn = asyncio.Semaphore(self.host.settings.restores_at_once)
@@ -108,6 +112,7 @@ class Fleet:
         started = time.perf_counter()
         with self._reserved(spec.name):
             kind = await self.kind_of(spec)
+            self._check_open()
             spare = self.spares.take(kind)
             record = self._record(spec, kind.driver, kind.how, kind.image)
             if spare is not None:
@@ -199,6 +204,7 @@ class Fleet:
         self, spec: SandboxSpec, driver: Driver, how: str, image: RootImage, manifest: Mapping[str, Any],
         folder: Callable[[], Awaitable[Path]],
     ) -> Keeper:  # fmt: skip
+        self._check_open()
         started = time.perf_counter()
         record = self._record(spec, driver, how, image)
         record.generation = record.generation_reserved = manifest["generation"]
@@ -254,6 +260,10 @@ class Fleet:
             id=new, name=spec.name or new, state=State.CREATING, driver=driver.name, how=how, spec=spec, image=image,
             created_at=now, last_used_at=now,
         )  # fmt: skip
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise supervisor_ends()
 
     def _check_free(self, name: str | None, count: int) -> None:
         if name is not None and (name in self._names or name in self._keepers):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from callbox.errors import (
     CallboxError,
@@ -24,15 +24,15 @@ from callbox.errors import (
 )
 from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.driver import Machine
-from callbox.sandboxes.states import AWAKE, HELD, Event, State, next_state
+from callbox.sandboxes.states import ASLEEP, AWAKE, HELD, Event, State, next_state
 from callbox.sandboxes.supervisor.beside import Chore, Watch, begun_or_never, ended
 from callbox.sandboxes.supervisor.body import Body
-from callbox.sandboxes.supervisor.calls_under_way import Calls
+from callbox.sandboxes.supervisor.calls_under_way import Calls, keeps_alive
 from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree
 from callbox.sandboxes.supervisor.pacing import Alarm
 from callbox.sandboxes.supervisor.record import machine_id_of, strike_record
 from callbox.sandboxes.supervisor.room import host_refused
-from callbox.sandboxes.supervisor.sharing import Receipt
+from callbox.sandboxes.supervisor.sharing import Receipt, supervisor_ends
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.keeper")
 T = TypeVar("T")
@@ -57,6 +57,7 @@ class Keeper:
         self.body = body
         self.gone = asyncio.Event()
         self.users = 0
+        self.closing = False
         self._jobs: asyncio.Queue[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = asyncio.Queue()
         self._doomed = asyncio.Event()
         self._left = False
@@ -264,6 +265,8 @@ class Keeper:
             return Receipt(
                 tier="hot", ms=(time.perf_counter() - started) * 1_000, generation=self.body.record.generation
             )
+        if self.closing:
+            raise supervisor_ends()
         if self.state is State.HOT:
             try:
                 return await self.body.thaw(started)
@@ -377,16 +380,7 @@ class Keeper:
 
     async def _has_kept_alive(self) -> bool:
         channel = self.body.channel
-        if channel is None:
-            return False
-        async with asyncio.timeout(self.body.host.settings.guest_timeout_s):
-            reply = await channel.call("exec.list", keep_alive=True)
-        execs: Any = reply.get("execs")
-        return isinstance(execs, list) and any(
-            bool(each.get("running") and each.get("keep_alive"))
-            for each in cast("list[Mapping[str, Any]]", execs)
-            if isinstance(each, Mapping)
-        )
+        return channel is not None and await keeps_alive(channel, self.body.host.settings.guest_timeout_s)
 
     def _arm(self) -> None:
         """Order the next ring."""
@@ -486,6 +480,11 @@ class Keeper:
         reach("delete.killed")
         await in_thread(remove_tree, body.place)
         reach("delete.removed")
+
+    @property
+    def must_be_laid_down(self) -> bool:
+        """Whether it is awake, or may just be waking."""
+        return self.state in HELD or (self._busy and self.state in ASLEEP)
 
     @property
     def counts_as_awake(self) -> bool:

@@ -8,16 +8,18 @@ import fcntl
 import logging
 import os
 import signal
+import stat
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from typing import BinaryIO
 
 from callbox.sandboxes.home import Home
+from callbox.sandboxes.images.usage import register_home
 from callbox.sandboxes.supervisor.server import Supervisor
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor")
 
-LOG_BYTES_MAX = 4 << 20
+LOG_BYTES_MAX = 10 << 20
 """After which the log is put aside; one old one is kept."""
 
 LOCK_WAIT_S = 90.0
@@ -28,9 +30,13 @@ LOCK_POLL_S = 0.02
 
 async def run_process(home: Home, make: Callable[[], Supervisor]) -> int:
     """Be the supervisor of `home`. Returns the exit status: 0, or 3 if another one does not let go of it."""
-    home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _log_to(home)
     os.umask(0o077)
+    _make_private(home)
+    _log_to(home)
+    try:
+        register_home(home)
+    except OSError as error:
+        _LOG.warning("the folder of images does not know this home, and may be cleaned of what it needs: %s", error)
     with home.lock.open("ab") as lock:
         if not await _locked(lock):
             _LOG.error("another supervisor holds %s", home.lock)
@@ -58,6 +64,16 @@ async def _locked(lock: BinaryIO) -> bool:
                     await asyncio.sleep(LOCK_POLL_S)
     except TimeoutError:
         return False
+
+
+def _make_private(home: Home) -> None:
+    home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = home.root.stat()
+    # A shared folder like /tmp is not ours to close; what is in it has a mode of its own.
+    if found.st_uid == os.getuid() and not found.st_mode & stat.S_ISVTX:
+        home.root.chmod(0o700)
+    for log in home.root.glob(f"{home.log.name}*"):
+        log.chmod(0o600)
 
 
 def _log_to(home: Home) -> None:

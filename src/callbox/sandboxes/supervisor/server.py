@@ -25,7 +25,7 @@ from callbox.sandboxes.supervisor.pacing import Pacer
 from callbox.sandboxes.supervisor.points import FaultPoints
 from callbox.sandboxes.supervisor.room import host_refused
 from callbox.sandboxes.supervisor.settings import Settings
-from callbox.sandboxes.supervisor.sharing import Host
+from callbox.sandboxes.supervisor.sharing import Host, supervisor_ends
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.server")
 
@@ -37,6 +37,9 @@ RELAYED_TOO = frozenset({"ping", "info"})
 
 LONG = frozenset({"exec.run", "exec.attach", "exec.wait", "exec.stdin", "fs.watch", "port.forward", "port.wait"})
 """Those that may last as long as the sandbox."""
+
+TO_THE_END = frozenset({"sandbox.get", "sandbox.list", "sandbox.logs", "supervisor.status", "supervisor.stop"})
+"""What is answered while everything is laid down: it wakes nothing and changes nothing."""
 
 CHECKS_PER_IDLE = 20
 """How often within `exit_idle_s` it is looked whether there is still a reason to stay."""
@@ -93,6 +96,8 @@ class Supervisor:
         op = incoming.request.get("op")
         if not isinstance(op, str):
             raise unknown_operation(op)
+        if self.stopping.is_set() and op not in TO_THE_END:
+            raise supervisor_ends()
         own = self._operations.find(op)
         if own is not None:
             try:

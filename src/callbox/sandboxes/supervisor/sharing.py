@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from callbox.errors import SandboxInterrupted
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.supervisor.disk_check import check_disk
 from callbox.sandboxes.supervisor.pacing import LoopPacer, Pacer
@@ -34,6 +35,11 @@ class Host:
         self.check_disk = disk_checker
         self.boots = asyncio.Semaphore(self.settings.boots_at_once)
         self.restores = asyncio.Semaphore(self.settings.restores_at_once)
+
+
+def supervisor_ends() -> SandboxInterrupted:
+    """What is told to those who ask while everything is being laid down."""
+    return SandboxInterrupted("The supervisor is ending; nothing was done.", hint="Ask again: another one begins.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,16 @@ async def test_a_kept_alive_process_keeps_it_awake(bench):
     assert bench.keeper().state == "running"
 
 
+async def test_a_kept_alive_process_prolongs_the_idle_time_to_live(bench):
+    await bench.create(lifetime={"ttl_idle_s": 20.0, "idle_s": 1000.0})
+    await bench.start(keep_alive=True)
+    bench.misbehave("full-list")
+    for _ in range(3):
+        bench.pacer.advance(21)
+        await bench.until(lambda: not bench.keeper()._busy)
+    assert bench.keeper().state == "running"
+
+
 @pytest.mark.parametrize("tier", ["hot", "warm", "cold"])
 async def test_wakers_at_once_get_one_wake(bench, tier):
     await bench.create()

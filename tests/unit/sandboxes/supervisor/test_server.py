@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import stat
 
 import pytest
 
-from callbox.errors import CallboxError, ConfigurationError, GuestError, SandboxError, SandboxExists, SandboxStateError
-from callbox.sandboxes.supervisor import server
+from callbox.errors import (
+    CallboxError,
+    ConfigurationError,
+    GuestError,
+    SandboxError,
+    SandboxExists,
+    SandboxInterrupted,
+    SandboxStateError,
+)
+from callbox.sandboxes.supervisor import process, server
 from callbox.sandboxes.supervisor.drivers import Drivers
 from callbox.sandboxes.supervisor.points import FaultPoints
 from callbox.sandboxes.supervisor.record import images_in_use, is_sandbox_id, machine_id_of, new_sandbox_id
-from support_bare import BareDriver, processes_of
+from support_bare import BareDriver, make_supervisor, processes_of
 
 from .conftest import HandPacer, running
 
@@ -85,6 +94,62 @@ async def test_logs_and_stats(bench):
     assert (stats["processes"], stats["memory_bytes"]) == (0, 0)
     status = await bench.client.call("supervisor.status")
     assert (status["pid"], status["states"], status["clients"]) == (os.getpid(), {"warm": 1}, 1)
+    await bench.until_no_spare_boots()
+    status = await bench.client.call("supervisor.status")
+    assert (status["spares_ready"], status["spares_wanted"]) == (1, 1)
+
+
+async def test_who_asks_while_everything_is_laid_down_is_told_to_ask_again(home, monkeypatch):
+    async with running(home, BareDriver(), HandPacer()) as bench:
+        await bench.create()
+        fleet, go_on = bench.supervisor.fleet, asyncio.Event()
+        lay_down = fleet._lay_down
+
+        async def slow(keeper, turn):
+            await go_on.wait()
+            await lay_down(keeper, turn)
+
+        monkeypatch.setattr(fleet, "_lay_down", slow)
+        await bench.client.call("supervisor.stop")
+        for ask in (bench.call("ping"), bench.create("b"), bench.resume(), bench.standby("hot")):
+            with pytest.raises(SandboxInterrupted) as error:
+                await ask
+            assert error.value.retryable
+        assert (await bench.call("sandbox.get"))["sandbox"]["state"] == "running"
+        keeper = bench.keeper()
+        go_on.set()
+        await bench.until(lambda: keeper.state == "warm")
+        with pytest.raises(SandboxInterrupted):
+            await keeper._wake()
+    async with running(home, BareDriver(), HandPacer()) as bench:
+        assert (await bench.resume())["tier"] == "warm"
+        await bench.call("sandbox.delete")
+
+
+async def test_the_home_is_private_its_log_bounded_and_its_images_know_it(home):
+    home.root.chmod(0o755)
+    home.log.write_text("old")
+    home.log.chmod(0o644)
+    umask = os.umask(0o022)
+    handlers = logging.getLogger().handlers[:]
+
+    def make():
+        supervisor = make_supervisor(home, BareDriver())
+        supervisor.stopping.set()
+        return supervisor
+
+    try:
+        assert await process.run_process(home, make) == 0
+        [handler] = [each for each in logging.getLogger().handlers if each not in handlers]
+        assert (handler.maxBytes, handler.backupCount) == (10 << 20, 1)
+        handler.doRollover()
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    finally:
+        os.umask(umask)
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (home.root, home.log)] == [0o700, 0o600]
+    assert len(list(home.root.glob("supervisor.log*"))) == 2
+    assert [each.read_bytes() for each in (home.images / "homes").iterdir()] == [os.fsencode(home.root)]
 
 
 async def test_the_socket_is_ours_alone(bench):

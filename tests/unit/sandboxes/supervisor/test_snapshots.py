@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -58,6 +59,43 @@ async def test_a_snapshot_without_a_name_has_its_id(bench):
     await bench.create()
     taken = (await bench.call("sandbox.snapshot"))["snapshot"]
     assert taken["name"] == taken["id"]
+
+
+async def test_of_two_who_remove_it_one_is_told_that_it_is_not_there(bench):
+    await bench.create()
+    await snapshot(bench)
+    removing = (bench.client.call("snapshot.remove", snapshot="s") for _ in range(2))
+    results = await asyncio.gather(*removing, return_exceptions=True)
+    assert sorted(type(each).__name__ for each in results) == ["SandboxNotFound", "dict"]
+
+
+async def test_a_restore_of_what_is_removed_meanwhile_finds_none(bench, monkeypatch):
+    await bench.create()
+    await snapshot(bench)
+    snapshots = bench.supervisor.fleet.snapshots
+    get = snapshots.get
+
+    async def get_and_lose(name):
+        found = await get(name)
+        monkeypatch.setattr(snapshots, "get", get)
+        await snapshots.remove(name)
+        return found
+
+    monkeypatch.setattr(snapshots, "get", get_and_lose)
+    with pytest.raises(SandboxNotFound):
+        await restore(bench)
+
+
+async def test_the_end_that_was_meant_for_the_original_does_not_end_its_children(bench):
+    end = bench.pacer.wall() + 100
+    await bench.create(lifetime={"expires_at": end})
+    await snapshot(bench)
+    assert (await restore(bench, "b"))["sandbox"]["spec"]["lifetime"]["expires_at"] == end
+    bench.pacer.advance(101)
+    await bench.until(lambda: not bench.supervisor.fleet.all())
+    assert (await restore(bench, "c"))["sandbox"]["spec"]["lifetime"]["expires_at"] is None
+    bench.pacer.advance(1)
+    assert await bench.call("ping", "c") is not None
 
 
 async def test_names_of_snapshots_are_unique(bench):
