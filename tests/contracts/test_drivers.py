@@ -308,6 +308,9 @@ async def test_cancelled_boot_leaves_nothing(room: MachineRoom) -> None:
 async def test_guest_sees_its_share_of_processors(room: MachineRoom) -> None:
     guest = await room.boot(cpus=1)
     assert (await guest.sh("nproc")).stdout == b"1\n"
+    await guest.machine.save(guest.spec.place / "state")
+    again = await room.meet(guest.spec, await room.driver.restore(guest.spec, guest.spec.place / "state"))
+    assert (await again.sh("nproc")).stdout == b"1\n"
 
 
 @only_gvisor

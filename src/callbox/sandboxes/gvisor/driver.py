@@ -313,8 +313,9 @@ def _launch(spec: MachineSpec, paths: Paths, group: Cgroup, makings: Makings, wo
         stdout=paths.from_agent,
         stderr=paths.log,
         rlimits={"core": 0, "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1]},
-        # The guest sees as many processors as its kernel may use when it starts.
-        cpus=_some_processors(spec.limits.cpus),
+        # A guest sees as many processors as its kernel may use when it boots. One that was saved remembers them, and
+        # comes back faster on all.
+        cpus=_some_processors(spec.limits.cpus) if words[0] == "run" else None,
         keeper_file=paths.keeper,
     )
 

@@ -36,6 +36,9 @@ _V1_LIMITS = {
     "pids": ("pids.max", ("max",)),
     "cpu": ("cpu.cfs_quota_us", ("-1",)),
 }
+_AHEAD = 8
+"""How many times the usual weight a machine has while somebody waits for it to start, to be saved or to come back."""
+
 _SPINS = 64
 """How often a level is read back to back before waiting: freezing mostly takes some ten microseconds."""
 
@@ -123,12 +126,15 @@ class Cgroup:
         """Change how much time the members get together, in processors' worth; None: all there is.
 
         A monitor that starts works on several processors at once: with a quota of one it would stand still for most
-        of each period.
+        of each period. And somebody waits for it: until it has its limit it goes before the machines that are at work.
         """
         quota = None if cpus is None else max(1_000, round(cpus * CPU_PERIOD_US))
+        times = _AHEAD if quota is None else 1
         if self.version == 2:
             self._set("cpu", "cpu.max", f"{'max' if quota is None else quota} {CPU_PERIOD_US}")
+            self._set("cpu", "cpu.weight", str(100 * times), optional=True)
         elif self.version == 1:
+            self._set("cpu", "cpu.shares", str(1_024 * times), optional=True)
             self._set("cpu", "cpu.cfs_period_us", str(CPU_PERIOD_US))
             self._set("cpu", "cpu.cfs_quota_us", str(-1 if quota is None else quota))
 
