@@ -49,6 +49,7 @@ type Manager struct {
 	free     *spawner
 	forest   *forest
 	guard    *guard
+	budget   *budget // of output
 
 	mu       sync.Mutex
 	execs    map[string]*exec
@@ -73,6 +74,7 @@ func New(config Config) (*Manager, error) {
 	m := &Manager{
 		config: config, groups: within, reaper: newReaper(), execs: map[string]*exec{},
 	}
+	m.budget = newBudget(config.State, m.evict)
 	m.forest = newForest(within, m.candidates, m.reaper.isMain)
 	var err error
 	if m.confined, err = newSpawner(true); err != nil {
@@ -133,8 +135,8 @@ func (m *Manager) begin(raw json.RawMessage) (*exec, error) {
 	place := filepath.Join(m.config.State, asked.ID)
 	e := &exec{
 		request: asked, began: time.Now(), launched: make(chan struct{}), done: make(chan struct{}),
-		out: newRing(place+".1", asked.RingBytes, asked.OnFull == "block"),
-		err: newRing(place+".2", asked.RingBytes, asked.OnFull == "block"),
+		out: newRing(place+".1", asked.RingBytes, asked.OnFull == "block", m.budget),
+		err: newRing(place+".2", asked.RingBytes, asked.OnFull == "block", m.budget),
 	}
 	m.begun++
 	e.number = m.begun

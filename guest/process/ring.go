@@ -26,11 +26,14 @@ type hole struct {
 
 // ring keeps the last `size` bytes of one channel of output in a file. Offsets count all bytes ever written.
 type ring struct {
-	path  string
-	limit int64 // at which `block` makes the writer wait
-	size  int64 // of the file
+	path   string
+	limit  int64 // at which `block` makes the writer wait
+	budget *budget
 
 	mu      sync.Mutex
+	size    int64    // of the file; less than asked for if there was no room to grow
+	claimed int64    // of the budget
+	evicted bool     // the file made room for others
 	head    []byte   // everything, as long as there is no file
 	file    *os.File // nil: not yet needed, or closed since nobody writes any more
 	spilled bool
@@ -44,12 +47,13 @@ type ring struct {
 	changed chan struct{} // closed and replaced on every change
 }
 
-func newRing(path string, limit int64, blocks bool) *ring {
+func newRing(path string, limit int64, blocks bool, within *budget) *ring {
+	limit = within.cap(limit)
 	size := limit
 	if blocks {
 		size += reserveBytes + flyingMax
 	}
-	return &ring{path: path, limit: limit, size: size, blocks: blocks, changed: make(chan struct{})}
+	return &ring{path: path, limit: limit, size: size, budget: within, blocks: blocks, changed: make(chan struct{})}
 }
 
 func (r *ring) announce() {
@@ -94,11 +98,14 @@ func (r *ring) put(p []byte) {
 		r.mu.Unlock()
 		return
 	}
+	r.mu.Unlock()
+	r.grow(from, to)
+	r.mu.Lock()
 	r.first = max(r.first, to-r.size)
 	r.mu.Unlock()
-	err := r.spill()
-	if err == nil {
-		err = r.writeAt(p, from)
+	err := r.store(p, from)
+	for errors.Is(err, syscall.ENOSPC) && r.budget.evict() {
+		err = r.store(p, from)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -110,6 +117,53 @@ func (r *ring) put(p []byte) {
 		r.recent.remember(p, from)
 	}
 	r.announce()
+}
+
+// grow claims room for a longer file. Where there is none, the file stays as long as it is and wraps around from here.
+func (r *ring) grow(from, to int64) {
+	r.mu.Lock()
+	more := min(to, r.size) - r.claimed
+	r.mu.Unlock()
+	if more <= 0 || r.budget.claim(more) {
+		more = max(more, 0)
+	} else if !r.blocks && r.spilled && from >= ringLeast && to-from <= from {
+		r.mu.Lock()
+		r.size = from // nothing moves: up to here an offset is its place in the file
+		r.mu.Unlock()
+		return
+	} else {
+		r.budget.overdraw(more)
+	}
+	r.mu.Lock()
+	r.claimed += more
+	r.mu.Unlock()
+}
+
+func (r *ring) store(p []byte, from int64) error {
+	if err := r.spill(); err != nil {
+		return err
+	}
+	return r.writeAt(p, from)
+}
+
+// evict gives the room of a finished ring to others; readers are told of a gap. False: there is nothing to give.
+func (r *ring) evict(alsoRead bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.ended || !r.spilled || r.evicted || (r.recent.readers > 0 && !alsoRead) {
+		return false
+	}
+	r.evicted, r.first = true, r.end
+	r.giveBack()
+	r.announce()
+	return true
+}
+
+// giveBack removes the file. Called with the lock held.
+func (r *ring) giveBack() {
+	_ = os.Remove(r.path)
+	r.budget.release(r.claimed)
+	r.claimed = 0
 }
 
 // spill makes the file and moves what is in memory there.
@@ -189,16 +243,18 @@ func (r *ring) read(p []byte, offset int64) (chunk, error) {
 		return chunk{n: n}, nil
 	}
 	file, ours := r.file, false
-	r.mu.Unlock()
 	if file == nil {
-		opened, err := os.Open(r.path)
+		opened, err := os.Open(r.path) // under the lock: it may be evicted as soon as we let go
 		if err != nil {
+			r.mu.Unlock()
 			return chunk{}, err
 		}
 		file, ours = opened, true
 	}
-	n = int(min(int64(n), r.size-offset%r.size))
-	_, err := file.ReadAt(p[:n], offset%r.size)
+	at := offset % r.size
+	n = int(min(int64(n), r.size-at))
+	r.mu.Unlock()
+	_, err := file.ReadAt(p[:n], at)
 	if ours {
 		_ = file.Close()
 	} else if errors.Is(err, os.ErrClosed) {
@@ -219,7 +275,11 @@ func (r *ring) read(p []byte, offset int64) (chunk, error) {
 // look says what is at `offset`: how many bytes until the end or a hole, or a gap.
 func (r *ring) look(offset int64) chunk {
 	if offset < r.first {
-		return chunk{gap: &hole{offset, r.first, "overwritten"}}
+		reason := "overwritten"
+		if r.evicted {
+			reason = "evicted"
+		}
+		return chunk{gap: &hole{offset, r.first, reason}}
 	}
 	until := r.end
 	for _, each := range r.holes {
@@ -266,7 +326,9 @@ func (r *ring) length() int64 {
 
 func (r *ring) remove() {
 	r.finish()
-	_ = os.Remove(r.path)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.giveBack()
 }
 
 // reasonOf names why output could not be kept.

@@ -19,7 +19,7 @@ func pattern(from, n int) []byte {
 
 func newTestRing(t *testing.T, limit int64) *ring {
 	t.Helper()
-	r := newRing(filepath.Join(t.TempDir(), "ring"), limit, false)
+	r := newRing(filepath.Join(t.TempDir(), "ring"), limit, false, newBudget(t.TempDir(), func() bool { return false }))
 	t.Cleanup(r.remove)
 	return r
 }
