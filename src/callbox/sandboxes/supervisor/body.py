@@ -22,7 +22,7 @@ from callbox.sandboxes.supervisor import saved
 from callbox.sandboxes.supervisor.disk_check import hold_disk, is_same_disk, take_back_disk
 from callbox.sandboxes.supervisor.disk_writes import in_thread, make_anew, make_place, remove_tree
 from callbox.sandboxes.supervisor.events import EventLog
-from callbox.sandboxes.supervisor.record import Record, machine_id_of, write_record
+from callbox.sandboxes.supervisor.record import Record, machine_id_of, put_record, stage_running, write_record
 from callbox.sandboxes.supervisor.repairing import RepairFailed, configure, repair
 from callbox.sandboxes.supervisor.room import host_refused, set_room_aside
 from callbox.sandboxes.supervisor.saving import check, commit, complete
@@ -83,38 +83,30 @@ class Body:
     async def begin(self, tier: str, started: float) -> Receipt:
         """Repair and configure a new machine, and declare it running."""
         try:
-            repairs = await self._repaired()
-            await self.configure()
+            await self._reserved()
+            # The disk takes about as long as the guest.
+            staging = in_thread(stage_running, self.place, self.record)
+            repairs, staged = await asyncio.gather(self._set_up(), staging, return_exceptions=True)
+            if isinstance(repairs, BaseException):
+                raise repairs
+            self._reach("create.repaired")
+            if staged is not None:
+                raise staged
+            await in_thread(put_record, self.place)
+        except OSError as error:
+            await self.kill()
+            raise host_refused(error, "The record of the sandbox could not be written") from error
         except SandboxError:
             await self.kill()
             raise
-        self._reach("create.repaired")
         self._move(Event.STARTED, f"created ({tier})")
-        await self.write()
         self._reach("create.done")
         return self._receipt(tier, started, repairs)
 
-    async def stand_by_unused(self) -> None:
-        """Freeze a machine that has just booted, until somebody needs one. It awaits its repair since its boot."""
-        assert self.machine is not None
-        await self.machine.freeze()
-        self.frozen = True
-
-    async def take_over_spare(self) -> None:
-        """Let a machine that stood by unused go on; if it died meanwhile, boot another one in its place."""
-        assert self.machine is not None
-        try:
-            await self.machine.thaw()
-            self.frozen = False
-            if self._connected().closed.is_set():
-                await self.connect()
-        except (SandboxError, OSError) as error:
-            self.note(f"the spare was dead: {error}")
-            await self.kill()
-            await in_thread(remove_tree, self.place)
-            await self.place_anew()
-            await self.boot()
-        self._reach("spare.taken")
+    async def _set_up(self) -> list[Mapping[str, Any]]:
+        repairs = await self._repaired()
+        await self.configure()
+        return repairs
 
     async def configure(self) -> None:
         """Tell the guest whose it is."""

@@ -30,7 +30,7 @@ from callbox.sandboxes.supervisor.reaper import recover, sweep
 from callbox.sandboxes.supervisor.record import Record, image_from_json, new_sandbox_id, spec_from_json
 from callbox.sandboxes.supervisor.sharing import Host, Receipt, supervisor_ends
 from callbox.sandboxes.supervisor.snapshots import Snapshots
-from callbox.sandboxes.supervisor.spares import Kind, Spares
+from callbox.sandboxes.supervisor.spares import Kind, Spares, take_over
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.fleet")
 
@@ -124,7 +124,7 @@ class Fleet:
 
             async def begin() -> Receipt:
                 if spare is not None:
-                    await body.take_over_spare()
+                    await take_over(body)
                 else:
                     await body.place_anew()
                     await body.boot()

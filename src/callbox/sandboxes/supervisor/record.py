@@ -18,7 +18,7 @@ from callbox.sandboxes.driver import RootImage
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.spec import Lifetime, SandboxLimits, SandboxSpec
 from callbox.sandboxes.states import State
-from callbox.sandboxes.supervisor.disk_writes import rename_durably, write_json
+from callbox.sandboxes.supervisor.disk_writes import put_staged, rename_durably, stage_json, write_json
 
 RECORD = "record.json"
 FORMAT = 1
@@ -129,6 +129,16 @@ def read_record(place: Path) -> Record | None:
 def write_record(place: Path, record: Record) -> None:
     """Replace the record; it is on disk when this returns."""
     write_json(place / RECORD, record.to_json())
+
+
+def stage_running(place: Path, record: Record) -> None:
+    """Prepare the record of a sandbox whose machine is being set up, as it will be then; see `put_record`."""
+    stage_json(place / RECORD, {**record.to_json(), "state": str(State.RUNNING), "generation": record.generation + 1})
+
+
+def put_record(place: Path) -> None:
+    """Replace the record by what was prepared; it is on disk when this returns."""
+    put_staged(place / RECORD)
 
 
 def strike_record(place: Path) -> None:

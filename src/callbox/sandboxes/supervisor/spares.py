@@ -155,7 +155,7 @@ class Spares:
             await body.place_anew()
             await body.boot()
             self._host.points.reach("spare.booted")
-            await body.stand_by_unused()
+            await _stand_by(body)
             self._host.points.reach("spare.frozen")
         except Exception as error:  # noqa: BLE001 - a spare is a favour: its failure ends nothing
             known = isinstance(error, SandboxError | OSError)
@@ -179,3 +179,27 @@ class Spares:
         except Exception:  # noqa: BLE001 - whatever a driver fails with
             # Its record says that nobody uses it: the next start frees it.
             _LOG.exception("spare %s could not be freed", body.record.id)
+
+
+async def _stand_by(body: Body) -> None:
+    """Freeze a machine that has just booted, until somebody needs one. It awaits its repair since its boot."""
+    assert body.machine is not None
+    await body.machine.freeze()
+    body.frozen = True
+
+
+async def take_over(body: Body) -> None:
+    """Let a machine that stood by go on; if it died meanwhile, boot another one in its place."""
+    assert body.machine is not None
+    try:
+        await body.machine.thaw()
+        body.frozen = False
+        if body.channel is None or body.channel.closed.is_set():
+            await body.connect()
+    except (SandboxError, OSError) as error:
+        body.note(f"the spare was dead: {error}")
+        await body.kill()
+        await in_thread(remove_tree, body.place)
+        await body.place_anew()
+        await body.boot()
+    body.host.points.reach("spare.taken")
