@@ -112,8 +112,8 @@ class Outbox:
             self._drainer.cancel()
             await asyncio.gather(self._drainer, return_exceptions=True)
         self._writer.close()
-        # Not every write-only transport knows how to wait for its end.
-        with suppress(OSError, TimeoutError, NotImplementedError):
+        # Not every write-only transport knows how to wait for its end; it says so with a kind of RuntimeError.
+        with suppress(OSError, TimeoutError, RuntimeError):
             async with asyncio.timeout(timeout_s):
                 await self._writer.wait_closed()
         if self._transport.get_write_buffer_size():
