@@ -19,9 +19,9 @@ const (
 
 func mkdir(_ operation.Stream, request json.RawMessage) (any, error) {
 	wanted := struct {
-		Path, As string
-		Mode     *uint32
-		Parents  *bool
+		located
+		Mode    *uint32
+		Parents *bool
 	}{}
 	if err := decode(request, &wanted); err != nil {
 		return nil, err
@@ -65,11 +65,22 @@ func (f *folder) makeFolder(name string, mode uint32, there bool) error {
 	return err
 }
 
+type moveRequest struct {
+	From, To, As string
+	FromBase64   *string `json:"from_base64"`
+	ToBase64     *string `json:"to_base64"`
+	Overwrite    bool
+}
+
+func (r *moveRequest) settle() error {
+	if err := unpack("from_base64", r.FromBase64, &r.From); err != nil {
+		return err
+	}
+	return unpack("to_base64", r.ToBase64, &r.To)
+}
+
 func move(_ operation.Stream, request json.RawMessage) (any, error) {
-	wanted := struct {
-		From, To, As string
-		Overwrite    bool
-	}{}
+	wanted := moveRequest{}
 	if err := decode(request, &wanted); err != nil {
 		return nil, err
 	}
@@ -145,7 +156,7 @@ func (a *anchor) rename(target *anchor, overwrite bool) error {
 
 func remove(stream operation.Stream, request json.RawMessage) (any, error) {
 	wanted := struct {
-		Path, As  string
+		located
 		Recursive bool
 		MissingOK bool `json:"missing_ok"`
 	}{}

@@ -20,6 +20,9 @@ type entry struct {
 	UID     uint32 `json:"uid"`
 	GID     uint32 `json:"gid"`
 	Target  string `json:"target,omitempty"`
+
+	PathBase64   string `json:"path_base64,omitempty"`
+	TargetBase64 string `json:"target_base64,omitempty"`
 }
 
 // describe makes an entry. A symlink's target is read after the fact; it may be gone by then.
@@ -33,9 +36,12 @@ func describe(path string, found *status, in *folder) entry {
 		ModTime: found.Mtim.Nano(),
 		UID:     found.Uid,
 		GID:     found.Gid,
+
+		PathBase64: encoded(path),
 	}
 	if found.isLink() {
 		made.Target, _ = in.readlink(found.name)
+		made.TargetBase64 = encoded(made.Target)
 	}
 	return made
 }
@@ -54,8 +60,8 @@ func (s *status) kind() string {
 
 func stat(_ operation.Stream, request json.RawMessage) (any, error) {
 	wanted := struct {
-		Path, As string
-		Follow   *bool
+		located
+		Follow *bool
 	}{}
 	if err := decode(request, &wanted); err != nil {
 		return nil, err

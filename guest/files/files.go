@@ -74,6 +74,9 @@ func decode(request json.RawMessage, into any) error {
 	if err := json.Unmarshal(request, into); err != nil {
 		return operation.Fail("bad_request", err.Error())
 	}
+	if named, ok := into.(interface{ settle() error }); ok {
+		return named.settle()
+	}
 	return nil
 }
 

@@ -19,9 +19,9 @@ type moved struct {
 
 func read(stream operation.Stream, request json.RawMessage) (any, error) {
 	wanted := struct {
-		Path, As string
-		Offset   int64
-		Length   *int64
+		located
+		Offset int64
+		Length *int64
 	}{}
 	if err := decode(request, &wanted); err != nil {
 		return nil, err

@@ -26,7 +26,9 @@ const (
 )
 
 type match struct {
-	Path   string `json:"path"`
+	Path       string `json:"path"`
+	PathBase64 string `json:"path_base64,omitempty"`
+
 	Line   int    `json:"line"`
 	Column int    `json:"column"`
 	Text   string `json:"text"`
@@ -38,10 +40,11 @@ type matchesEvent struct {
 }
 
 type searchRequest struct {
-	Path, As, Pattern string
-	Glob              *string
-	MatchesMax        int `json:"matches_max"`
-	LineBytesMax      int `json:"line_bytes_max"`
+	located
+	Pattern      string
+	Glob         *string
+	MatchesMax   int `json:"matches_max"`
+	LineBytesMax int `json:"line_bytes_max"`
 }
 
 // searcher looks for one pattern in the files of a tree.
@@ -203,10 +206,12 @@ func (s *searcher) line(name string, number int, line []byte) error {
 	}
 	s.count++
 	s.pending = append(s.pending, match{
-		Path:   name,
-		Line:   number,
-		Column: utf8.RuneCount(line[:found[0]]) + 1,
-		Text:   excerpt(line, found[0], s.wanted.LineBytesMax),
+		Path: name,
+
+		PathBase64: encoded(name),
+		Line:       number,
+		Column:     utf8.RuneCount(line[:found[0]]) + 1,
+		Text:       excerpt(line, found[0], s.wanted.LineBytesMax),
 	})
 	if len(s.pending) < batchMatches {
 		return nil

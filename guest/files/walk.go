@@ -208,7 +208,7 @@ func glob(stream operation.Stream, request json.RawMessage) (any, error) {
 }
 
 type walkRequest struct {
-	Path, As   string
+	located
 	Pattern    string
 	DepthMax   int `json:"depth_max"`
 	EntriesMax int `json:"entries_max"`

@@ -23,6 +23,9 @@ type change struct {
 	Kind string `json:"kind"`
 	Path string `json:"path"`
 	From string `json:"from,omitempty"`
+
+	PathBase64 string `json:"path_base64,omitempty"`
+	FromBase64 string `json:"from_base64,omitempty"`
 }
 
 type changesEvent struct {
@@ -54,7 +57,7 @@ type watcher struct {
 
 func watch(stream operation.Stream, request json.RawMessage) (any, error) {
 	wanted := struct {
-		Path, As  string
+		located
 		Recursive *bool
 	}{}
 	if err := decode(request, &wanted); err != nil {
@@ -283,6 +286,7 @@ func (w *watcher) overflowed() error {
 
 // say adds a change, unless it is the same as the one before: a writer makes thousands of those.
 func (w *watcher) say(made change) {
+	made.PathBase64, made.FromBase64 = encoded(made.Path), encoded(made.From)
 	if count := len(w.changes); count > 0 && w.changes[count-1] == made {
 		return
 	}

@@ -23,8 +23,7 @@ const (
 )
 
 type writeRequest struct {
-	Path        string
-	As          string
+	located
 	Mode        *uint32
 	SHA256      string `json:"sha256"`
 	Append      bool
