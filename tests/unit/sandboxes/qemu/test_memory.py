@@ -67,6 +67,23 @@ def test_unchanged_file_is_not_written_again(source: Path, tmp_path: Path) -> No
     assert (tmp_path / "copy").stat().st_blocks * 512 < 2 << 20
 
 
+def test_zeros_take_no_space_in_the_copy(source: Path, tmp_path: Path) -> None:
+    with source.open("r+b") as file:
+        file.seek(2 << 20)
+        file.write(bytes(3 << 20))
+        file.seek((3 << 20) + 77)
+        file.write(b"\1")
+    copy = InstantCopy(source, tmp_path / "copy")
+    try:
+        copy.prepare()
+        assert copy.finish(mapped=True) == 0
+    finally:
+        copy.close()
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+    assert source.stat().st_blocks * 512 > 3 << 20
+    assert (tmp_path / "copy").stat().st_blocks * 512 < 2 << 20
+
+
 def test_existing_target_is_never_written_into(source: Path, tmp_path: Path) -> None:
     (tmp_path / "copy").write_text("somebody's")
     with pytest.raises(FileExistsError):
