@@ -205,13 +205,17 @@ func (s *searcher) line(name string, number int, line []byte) error {
 		return errEnough
 	}
 	s.count++
+	text := excerpt(line, found[0], s.wanted.LineBytesMax)
+	if !fits(text) {
+		text = excerpt(line, found[0], textSafeBytes)
+	}
 	s.pending = append(s.pending, match{
 		Path: name,
 
 		PathBase64: encoded(name),
 		Line:       number,
 		Column:     utf8.RuneCount(line[:found[0]]) + 1,
-		Text:       excerpt(line, found[0], s.wanted.LineBytesMax),
+		Text:       text,
 	})
 	if len(s.pending) < batchMatches {
 		return nil
@@ -223,9 +227,9 @@ func (s *searcher) flush() error {
 	if len(s.pending) == 0 {
 		return nil
 	}
-	event := matchesEvent{"matches", s.pending}
+	full := s.pending
 	s.pending = nil
-	return s.stream.Event(event)
+	return tell(s.stream, full, func(some []match) any { return matchesEvent{"matches", some} })
 }
 
 // excerpt cuts a long line so that the match is in what is left, at characters' bounds.

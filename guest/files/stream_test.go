@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"callbox.dev/guest/operation"
+	"callbox.dev/guest/wire"
 )
 
 // fakeStream is a host: it has a body to send, and keeps what it is sent.
@@ -24,6 +25,7 @@ type fakeStream struct {
 	data   bytes.Buffer
 	events []map[string]any
 	told   chan map[string]any
+	strict bool // an event that no frame holds is refused
 }
 
 func newStream(t *testing.T, body io.Reader) *fakeStream {
@@ -52,6 +54,9 @@ func (s *fakeStream) Event(value any) error {
 	encoded, err := json.Marshal(value)
 	if err != nil {
 		return err
+	}
+	if s.strict && len(encoded) > wire.PayloadMax {
+		return errors.New("the event is too big")
 	}
 	decoded := map[string]any{}
 	if err := json.Unmarshal(encoded, &decoded); err != nil {

@@ -38,9 +38,9 @@ func (b *batch) flush() error {
 	if len(b.entries) == 0 {
 		return nil
 	}
-	event := entriesEvent{"entries", b.entries}
+	full := b.entries
 	b.entries = b.entries[:0]
-	return b.stream.Event(event)
+	return tell(b.stream, full, func(some []entry) any { return entriesEvent{"entries", some} })
 }
 
 // errEnough ends a walk whose bound is reached.

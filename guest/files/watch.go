@@ -296,7 +296,8 @@ func (w *watcher) say(made change) {
 func (w *watcher) flush() error {
 	for len(w.changes) > 0 {
 		count := min(len(w.changes), batchChanges)
-		if err := w.stream.Event(changesEvent{"changed", w.changes[:count]}); err != nil {
+		event := func(some []change) any { return changesEvent{"changed", some} }
+		if err := tell(w.stream, w.changes[:count], event); err != nil {
 			return err
 		}
 		w.changes = w.changes[count:]
