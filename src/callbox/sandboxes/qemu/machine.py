@@ -218,7 +218,15 @@ class QemuMachine:
     async def capture(self, into: Path) -> float:
         """Copy the state and the disk to `into`. Returns the seconds that the guest stood."""
         self._must_live()
-        await asyncio.to_thread(into.mkdir, mode=0o700, parents=True, exist_ok=True)
+        try:
+            await asyncio.to_thread(into.mkdir, mode=0o700, parents=True, exist_ok=True)
+            pause_s = await self._copy_instant(into)
+        except OSError as error:
+            raise SandboxError(f"The machine goes on, but it cannot be copied: {error.strerror}.") from error
+        _log.info("machine %s captured, it stood for %.1f ms", self._spec.machine_id, pause_s * 1_000)
+        return pause_s
+
+    async def _copy_instant(self, into: Path) -> float:
         place = self._spec.place
         async with contextlib.AsyncExitStack() as stack:
             memory = await asyncio.to_thread(InstantCopy, place / "run" / MEMORY_FILE, into / MEMORY_FILE)
@@ -240,13 +248,10 @@ class QemuMachine:
                     await asyncio.shield(self._go_on(was_frozen=was_frozen))
                 pause_s = time.perf_counter() - started
                 await _in_thread(lambda: _sync_all(memory, disk, into))
-            except BaseException as error:
+            except BaseException:
                 for name in (DEVICE_FILE, MEMORY_FILE, "disk.img"):
                     (into / name).unlink(missing_ok=True)
-                if isinstance(error, OSError):
-                    raise SandboxError(f"The machine cannot be copied: {error.strerror}.") from error
                 raise
-        _log.info("machine %s captured, it stood for %.1f ms", self._spec.machine_id, pause_s * 1_000)
         return pause_s
 
     async def kill(self) -> None:
