@@ -88,6 +88,9 @@ class AgentDriver:
     async def probe(self) -> Probe:
         return Probe(usable=True, how="host", secure=False, why="It is for tests.")
 
+    async def build(self) -> str:
+        return "1"
+
     async def fingerprint(self, spec: MachineSpec) -> Mapping[str, str]:
         return {"driver": "host"}
 

@@ -101,7 +101,7 @@ class BareDriver:
     name = "gvisor"
 
     def __init__(self) -> None:
-        self.version = "1"
+        self.version = self.built = "1"
         self.boots = 0
         self.restores = 0
         self.fail_restore = False
@@ -112,6 +112,9 @@ class BareDriver:
 
     async def fingerprint(self, spec: MachineSpec) -> Mapping[str, str]:
         return {"driver": "bare", "version": self.version, "image": spec.image.digest}
+
+    async def build(self) -> str:
+        return self.built
 
     async def boot(self, spec: MachineSpec) -> BareMachine:
         if self.fail_boot:

@@ -151,6 +151,10 @@ class Driver(Protocol):
         """
         ...
 
+    async def build(self) -> str:
+        """Name what machines that are booted now run: one that was booted with another build is not like them."""
+        ...
+
     async def boot(self, spec: MachineSpec) -> Machine:
         """Start a new machine with an empty writable layer.
 

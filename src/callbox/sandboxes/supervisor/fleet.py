@@ -105,7 +105,10 @@ class Fleet:
         """What a machine for `spec` must be booted with."""
         driver, probe = await self.drivers.choose(spec.driver)
         image = await in_thread(self._images, spec.image)
-        return Kind(driver=driver, how=probe.how, image_name=spec.image, image=image, limits=spec.limits)
+        return Kind(
+            driver=driver, how=probe.how, build=await driver.build(), image_name=spec.image, image=image,
+            limits=spec.limits,
+        )  # fmt: skip
 
     async def create(self, spec: SandboxSpec) -> tuple[Keeper, Receipt]:
         """Make a new sandbox; from a spare where there is one."""

@@ -58,6 +58,10 @@ class EveryDriver:
         """See `Driver.fingerprint`."""
         raise SandboxStateError("Nobody knows the driver of this sandbox.")
 
+    async def build(self) -> str:
+        """See `Driver.build`."""
+        raise SandboxStateError("Nobody knows the driver of this sandbox.")
+
     async def boot(self, spec: MachineSpec) -> Machine:  # noqa: ARG002
         """See `Driver.boot`."""
         raise SandboxStateError("Nobody knows the driver of this sandbox.")

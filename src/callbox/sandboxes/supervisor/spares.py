@@ -27,6 +27,7 @@ class Kind:
 
     driver: Driver
     how: str
+    build: str
     image_name: str
     image: RootImage
     limits: SandboxLimits
@@ -39,6 +40,11 @@ class Kind:
     @property
     def key(self) -> tuple[Any, ...]:
         """What makes two kinds the same."""
+        return (self.build, *self.key_of_any_build)
+
+    @property
+    def key_of_any_build(self) -> tuple[Any, ...]:
+        """The same, whatever was upgraded meanwhile."""
         return (self.driver.name, self.image.digest, self.limits)
 
 
@@ -121,6 +127,11 @@ class Spares:
                     await self._drop(kind.ready.pop())
 
     def _know(self, kind: Kind) -> Kind:
+        if kind.key not in self._kinds:
+            for other in self._kinds.values():
+                if other.key_of_any_build == kind.key_of_any_build:
+                    # The agent was upgraded: what was booted with the old one is of no use to anybody.
+                    kind.pool, other.pool, other.used_at = max(kind.pool, other.pool), 0, -math.inf
         return self._kinds.setdefault(kind.key, kind)
 
     def _wanted(self, kind: Kind) -> int:

@@ -219,6 +219,20 @@ async def test_a_second_create_takes_the_spare_and_another_is_booted(bench):
     assert bench.driver.boots == boots + 1
 
 
+async def test_spares_of_an_older_agent_are_replaced(bench):
+    await bench.client.call("pool.set", spec={}, size=2)
+    spares = bench.supervisor.fleet.spares
+    [old] = spares._kinds.values()
+    ids = {each.record.id for each in old.ready}
+    bench.driver.built = "2"
+    box = await bench.create()
+    await bench.until(lambda: list(spares._kinds.values()) != [old] and old.key not in spares._kinds)
+    await bench.until(lambda: spares.ready == 2)
+    [new] = spares._kinds.values()
+    assert not ids & {box["id"], *(each.record.id for each in new.ready)}
+    assert len(processes_of(bench.home)) == 3
+
+
 async def test_a_dead_spare_is_replaced_in_place(bench):
     await bench.create()
     await bench.until_no_spare_boots()
