@@ -123,13 +123,16 @@ def find_using(folder: Path, programs: Iterable[str]) -> list[int]:
 
 def tree_of(roots: Iterable[int]) -> list[int]:
     """The processes and all their living descendants."""
+    waiting = list(roots)
+    if not waiting:
+        # Mostly so: everything of a machine was in its control group. Looking at every process takes milliseconds.
+        return []
     children: dict[int, list[int]] = {}
     for pid in living():
         fields = _stat(pid)
         if fields is not None:
             children.setdefault(int(fields[1]), []).append(pid)
     found: set[int] = set()
-    waiting = list(roots)
     while waiting:
         pid = waiting.pop()
         if pid not in found:
