@@ -27,10 +27,11 @@ const (
 type guard struct {
 	manager *Manager
 	awake   chan struct{}
+	between time.Duration // glances
 }
 
 func newGuard(m *Manager) *guard {
-	g := &guard{manager: m, awake: make(chan struct{}, 1)}
+	g := &guard{manager: m, awake: make(chan struct{}, 1), between: guardGlance}
 	go g.run()
 	return g
 }
@@ -52,17 +53,27 @@ func (g *guard) run() {
 }
 
 // rest waits until the next look, or until one glance says that much has changed: reading all of /proc takes long, and in
-// a quarter of a second a fork bomb is hundreds of processes.
+// a quarter of a second a fork bomb is hundreds of processes. Where nothing changes, glances become rare.
 func (g *guard) rest(pause time.Duration) {
 	processesMax, memoryMax := g.manager.limits()
 	before, counted := glance()
+	last := before
 	for end := time.Now().Add(pause); time.Now().Before(end); {
-		time.Sleep(min(guardGlance, time.Until(end)))
+		select {
+		case <-time.After(min(g.between, time.Until(end))):
+		case <-g.awake:
+			g.between = guardGlance
+		}
 		now, _ := glance()
 		grown := load{now.count - before.count, now.bytes - before.bytes}
 		if many, big := grown.exceeds(processesMax/8, memoryMax/8); counted && (many || big) {
 			return
 		}
+		g.between = min(2*g.between, guardPause)
+		if now != last {
+			g.between = guardGlance
+		}
+		last = now
 	}
 }
 
