@@ -253,6 +253,18 @@ async def test_killed_host_processes_are_noticed_and_reaped(room: MachineRoom) -
 
 
 @every_driver
+async def test_machine_that_was_killed_boots_again_from_its_own_disk(room: MachineRoom) -> None:
+    guest = await room.boot()
+    await guest.sh("echo kept > /work/file; sync")
+    before = (guest.spec.place / "disk.img").stat().st_ino
+    await guest.machine.kill()
+    again = await room.meet(guest.spec, await room.driver.boot(guest.spec))
+    await again.repair(2)
+    assert (await again.sh("cat /work/file")).stdout == b"kept\n"
+    assert (guest.spec.place / "disk.img").stat().st_ino == before
+
+
+@every_driver
 async def test_reap_ends_a_frozen_machine_and_finds_nothing_the_second_time(room: MachineRoom) -> None:
     guest = await room.boot()
     await guest.machine.freeze()

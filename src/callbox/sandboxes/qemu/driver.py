@@ -30,6 +30,7 @@ _log = logging.getLogger("callbox.sandboxes.qemu")
 READY_TIMEOUT_S = {"kvm": 30.0, "tcg": 150.0}
 """From the first instruction to the agent. Measured: 3 s under TCG on an idle machine."""
 GREETING_TIMEOUT_S = 30.0
+DISK_FILE = "disk.img"
 _DISK_MARK_BYTES = 65_536
 
 
@@ -91,7 +92,8 @@ class QemuDriver:
     async def boot(self, spec: MachineSpec) -> Machine:
         """Start a new machine: from a template if there is one, else by booting, which makes the template."""
         accelerator = await self._accelerator()
-        if self._templates is None:
+        # A template's memory knows only the template's disk: a machine that has a disk boots from that.
+        if self._templates is None or (spec.place / DISK_FILE).exists():
             return await self._boot_cold(spec, accelerator)
         place = self._templates.place_of({**await self.fingerprint(spec), "build": await self.build()})
         machine = await self._boot_template(spec, place)
@@ -116,7 +118,7 @@ class QemuDriver:
             raise SnapshotRefused("The saved state is not complete.", hint="It was continued already, or is damaged.")
         if (saved / MEMORY_FILE).stat().st_size != spec.limits.memory_mb << 20:
             raise SnapshotRefused("The saved memory is of another size than the machine's.")
-        captured = (saved / "disk.img").exists()
+        captured = (saved / DISK_FILE).exists()
         try:
             await asyncio.to_thread(_take_state, spec, saved, copy=captured)
         except OSError as error:
@@ -163,6 +165,7 @@ class QemuDriver:
         except (SandboxError, OSError) as error:
             _log.warning("the template %s could not be used and will be made again: %s", place.name, error)
             await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+            (spec.place / DISK_FILE).unlink(missing_ok=True)
             return None
         assert isinstance(machine, QemuMachine)
         return machine
@@ -203,10 +206,11 @@ async def _greet(machine: QemuMachine) -> None:
 
 
 def _make_state(spec: MachineSpec) -> None:
-    """An empty disk and empty memory."""
+    """Empty memory, and an empty disk where there is none."""
     _prepare(spec)
     limits = spec.limits
-    make_disk(spec.place / "disk.img", size_mb=limits.disk_mb, inodes_max=limits.inodes_max, journal=True)
+    if not (spec.place / DISK_FILE).exists():
+        make_disk(spec.place / DISK_FILE, size_mb=limits.disk_mb, inodes_max=limits.inodes_max, journal=True)
     memory = spec.place / "run" / MEMORY_FILE
     make_memory(memory, size_mb=limits.memory_mb, uid=machine_uid(spec.machine_id))
 
@@ -217,7 +221,7 @@ def _take_state(spec: MachineSpec, saved: Path, *, copy: bool) -> None:
     memory = spec.place / "run" / MEMORY_FILE
     if copy:
         clone_file(saved / MEMORY_FILE, memory, durable=False)
-        clone_file(saved / "disk.img", spec.place / "disk.img", durable=False)
+        clone_file(saved / DISK_FILE, spec.place / DISK_FILE, durable=False)
     else:
         os.link(saved / MEMORY_FILE, memory, follow_symlinks=False)
     uid = machine_uid(spec.machine_id)
