@@ -42,7 +42,7 @@ PROBE_TIMEOUT_S = 10.0
 _MONITOR_MEMORY_MB = 192
 """Memory for the sandbox's own kernel and its file server, above the guest's: the guest's watchdog acts first."""
 
-_THREADS_PER_PROCESS = 4
+_THREADS_PER_PROCESS = 20
 _MONITOR_THREADS = 256
 _MAGIC = bytes.fromhex("ca11b0c5")
 
