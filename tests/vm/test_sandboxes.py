@@ -124,3 +124,13 @@ async def test_the_clock_is_right_after_standby(box):
     await box.standby()
     await box.resume()
     assert abs(float((await box.run("date +%s.%N")).stdout) - time.time()) < 5
+
+
+async def test_a_server_goes_on_listening_after_a_capture_and_a_restore(box):
+    bind = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 8123)); print('bound')"
+    await box.spawn("python3 -m http.server 8000", wait_port=8000, keep_alive=True)
+    twin = (await box.fork(1))[0]
+    await twin.standby("warm")
+    for each in (box, twin):
+        assert 8000 in [port.port for port in await each.ports()]
+        assert (await each.run(["python3", "-c", bind])).stdout == "bound\n"

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from callbox.errors import SandboxLost
+from callbox.errors import SandboxInterrupted, SandboxLost
 from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.guest import Guest
 from callbox.sandboxes.home import Home
@@ -98,6 +98,11 @@ class Client:
                 if not repeats_left:
                     raise
                 _LOG.info("supervisor was lost during %s: asking again", what)
+            except SandboxInterrupted:
+                # A supervisor that ends refuses whatever would wake a sandbox; the next one takes it.
+                if not repeat or not repeats_left or self.home.socket.exists():
+                    raise
+                await self.let_it_stop()
         raise AssertionError("the last repeat returns or raises")
 
     async def aclose(self) -> None:

@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import struct
+from base64 import b64encode
 from collections.abc import Callable, Collection, Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -58,6 +59,17 @@ def checkpoint(container: str, target: Path, members: Members, *, timeout_s: flo
         os.close(handle)
 
 
+_LOOPBACK = {
+    "Name": "lo",
+    "Addresses": [{"Address": "127.0.0.1", "PrefixLen": 8}, {"Address": "::1", "PrefixLen": 128}],
+    "Routes": [
+        {"Destination": {"IP": "127.0.0.0", "Mask": b64encode(b"\xff\0\0\0").decode()}, "Gateway": ""},
+        {"Destination": {"IP": "::1", "Mask": b64encode(b"\xff" * 16).decode()}, "Gateway": ""},
+    ],
+}
+"""The only link that a sandbox has. `runsc restore` makes it before it restores; without it nothing can listen."""
+
+
 def restore(container: str, source: Path, members: Members, *, timeout_s: float) -> None:
     """Let a created sandbox, which has not started, go on from a file. Blocks.
 
@@ -68,6 +80,7 @@ def restore(container: str, source: Path, members: Members, *, timeout_s: float)
     handle = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with _connected(container, members, timeout_s) as connection:
+            _call(connection, "Network.CreateLinksAndRoutes", {"LoopbackLinks": [_LOOPBACK]})
             _call(connection, "containerManager.Restore", {"SandboxID": container}, handle)
     finally:
         os.close(handle)
@@ -84,9 +97,10 @@ def _connected(container: str, members: Members, timeout_s: float) -> Generator[
         raise SandboxLost(f"The sandbox ended instead of answering: {error.strerror}.") from error
 
 
-def _call(connection: socket.socket, method: str, argument: Mapping[str, Any], handle: int) -> None:
+def _call(connection: socket.socket, method: str, argument: Mapping[str, Any], *handles: int) -> None:
     request = json.dumps({"method": method, "arg": argument}).encode()
-    connection.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [handle]))])
+    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", handles))] if handles else []
+    connection.sendmsg([request], passed)
     reply = _reply(connection)
     if reply.get("success") is not True:
         raise SandboxError(f"The sandbox refused {method}: {str(reply.get('err'))[:500]}")
