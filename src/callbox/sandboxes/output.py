@@ -194,8 +194,8 @@ class OutputReader:
 
     async def _bytes(self, *, follow: bool) -> AsyncGenerator[bytes]:
         # The guest sends both outputs; the other one is taken and dropped, so that it does not hold this one up.
-        offsets = {f"{self._output}_offset": self.offset}
-        attachment = Attachment(self._target, self._id, follow=follow, **offsets)
+        stdout, stderr = (self.offset if self._output == each else 0 for each in ("stdout", "stderr"))
+        attachment = Attachment(self._target, self._id, stdout_offset=stdout, stderr_offset=stderr, follow=follow)
         async with aclosing(attachment.chunks()) as chunks:
             async for chunk in chunks:
                 if chunk.output == self._output:
