@@ -40,6 +40,7 @@ def executable(path: Path, text: str) -> Path:
 def bootstrap(tmp_path: Path) -> Any:
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPTS / "bootstrap", tmp_path / "scripts")
+    executable(tmp_path / "scripts" / "build_guest", "#!/bin/sh\n")
     python = executable(tmp_path / "bin" / "base-python", PYTHON)
     log = tmp_path / "log"
 

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from callbox import Sandbox, errors
+from callbox.sandboxes.client import Client
 from callbox.sandboxes.starting import supervisor_command
 from callbox.sandboxes.supervisor.points import POINTS
 from support_host import kill_machine
@@ -42,9 +43,23 @@ async def a_life(home, driver):
     kids = await again(lambda: box.fork(2))
     for kid in kids:
         assert await again(lambda kid=kid: kid.files.read("a.txt")) == b"kept"
+    await from_a_spare(home, driver)
     await again(lambda: box.run("sync", user="root"))
     kill_machine(box.id)
     assert await again(lambda: box.files.read("a.txt")) == b"kept"
+
+
+async def from_a_spare(home, driver):
+    """A second sandbox, which takes the machine that was made ready after the first."""
+    async with asyncio.timeout(120):
+        while True:
+            status = await again(lambda: Client.of(home).call("supervisor.status", repeat=True))
+            if status["spares_ready"] >= status["spares_wanted"]:
+                break
+            await asyncio.sleep(0.05)
+    second = await again(lambda: make(home, driver, "second"))
+    assert (await again(lambda: second.run("echo two"))).stdout == "two\n"
+    await again(lambda: second.delete(), errors.SandboxNotFound)
 
 
 async def make(home, driver, name):
