@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from callbox.sandboxes.host.processes import find_marked, tree_of
+from callbox.sandboxes.host.processes import PROGRAMS, find_marked, find_using, tree_of
 from callbox.sandboxes.supervisor.record import machine_id_of
 
 
@@ -24,9 +24,10 @@ def processes_of(place):
     return found
 
 
-def kill_machine(sandbox_id):
+def kill_machine(home, sandbox_id):
     """Kill -9 every process of a sandbox's machine, as a host that is out of memory would."""
-    pids = tree_of(find_marked(machine_id_of(sandbox_id)))
+    place = home.sandboxes / sandbox_id
+    pids = tree_of({*find_marked(machine_id_of(sandbox_id)), *find_using(place, PROGRAMS)})
     assert pids, "the machine has no process"
     for pid in pids:
         try:

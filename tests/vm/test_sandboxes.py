@@ -109,7 +109,7 @@ async def test_a_snapshot_is_restored_by_name_also_when_the_sandbox_is_gone(home
 async def test_a_machine_that_was_killed_is_booted_again_with_its_files(home, box):
     await box.files.write("a.txt", "kept")
     await box.run("sync", user="root")
-    kill_machine(box.id)
+    kill_machine(home, box.id)
     async with asyncio.timeout(120):
         while True:
             try:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from callbox.errors import SandboxError, SandboxLost
 from callbox.sandboxes.client import Client
 from callbox.sandboxes.home import Home
-from callbox.sandboxes.host.processes import find_marked, tree_of
+from callbox.sandboxes.host.processes import PROGRAMS, find_marked, find_using, tree_of
 from callbox.sandboxes.sandbox import RunResult, Sandbox
 from callbox.sandboxes.supervisor.record import machine_id_of
 
@@ -96,8 +96,9 @@ class Ground:
         return json.loads(await asyncio.to_thread(path.read_text, "utf-8"))
 
     def machine_pids(self, box: Sandbox) -> list[int]:
-        """The host's processes of a sandbox's machine: those that carry its mark, and what they started."""
-        return tree_of(find_marked(machine_id_of(box.id)))
+        """The host's processes of a sandbox's machine: those that carry its mark or work in its folder, and theirs."""
+        place = self.home.sandboxes / box.id
+        return tree_of({*find_marked(machine_id_of(box.id)), *find_using(place, PROGRAMS)})
 
     def leftovers(self) -> list[str]:
         """Name everything on this host that still belongs to this home, the supervisor itself excepted."""
