@@ -54,6 +54,14 @@ SLOW = (
         False,
         "SmolLM2-135M in process, with constraints and without: shares of schema-valid and of right calls.",
     ),
+    (
+        "Sandboxes: latency",
+        "benchmarks/sandboxes/latency.py",
+        False,
+        "Wall clock, because that is what a waiting agent sees; peers in the same run.",
+    ),
+    ("Sandboxes: load", "benchmarks/sandboxes/load.py", False, "Throughput, memory of sleepers, Python's own speed."),
+    ("Sandboxes: endurance", "benchmarks/sandboxes/endurance.py", False, "Create, run a command, delete; again."),
 )
 PEERS = ("pydantic-ai-slim", "openai-agents", "langgraph")
 
