@@ -82,10 +82,16 @@ def machine_pids(home: Home) -> list[int]:
 
 def end_all(home: Home) -> None:
     kill_supervisor(home)
-    for pid in machine_pids(home):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait(lambda: not any(map(is_alive, machine_pids(home))))
+
+    def ended() -> bool:
+        # Looked for again each time: a machine that was just being started has processes that come late.
+        alive = [pid for pid in machine_pids(home) if is_alive(pid)]
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not alive
+
+    wait(ended)
 
 
 def wait(condition) -> None:

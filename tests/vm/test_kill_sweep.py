@@ -13,7 +13,7 @@ from callbox.sandboxes.starting import supervisor_command
 from callbox.sandboxes.supervisor.points import POINTS
 from support_host import kill_machine
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.sweep, pytest.mark.timeout(600)]
 LIFE_S_MAX = 300.0
 
 
@@ -98,7 +98,7 @@ async def start(home, *options):
 
 
 @pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("driver", ["gvisor", pytest.param("qemu", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("driver", ["gvisor", "qemu"])
 async def test_a_supervisor_killed_there_loses_nothing_and_leaves_nothing(home, driver, point):
     if point.startswith("adopt"):  # only one that follows another adopts anything
         one = await start(home)
