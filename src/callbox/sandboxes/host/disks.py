@@ -73,10 +73,10 @@ def clone_file(source: Path, target: Path, *, durable: bool = True) -> None:
     try:
         with source.open("rb", buffering=0) as read, part.open("wb", buffering=0) as write:
             os.fchmod(write.fileno(), 0o600)
-            if not _reflink(read.fileno(), write.fileno()):
+            if not reflink(read.fileno(), write.fileno()):
                 size = os.fstat(read.fileno()).st_size
                 write.truncate(size)
-                for start, end in _data_ranges(read.fileno(), size):
+                for start, end in data_ranges(read.fileno(), size):
                     _copy_range(read.fileno(), write.fileno(), start, end)
             if durable:
                 os.fsync(write.fileno())
@@ -149,7 +149,8 @@ def used_bytes(path: Path) -> int:
         return 0
 
 
-def _reflink(read: int, write: int) -> bool:
+def reflink(read: int, write: int) -> bool:
+    """Make one open file share the other's blocks until either is written; False where the file system cannot."""
     try:
         fcntl.ioctl(write, _FICLONE, read)
     except OSError as error:
@@ -159,8 +160,8 @@ def _reflink(read: int, write: int) -> bool:
     return True
 
 
-def _data_ranges(handle: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where a file holds data."""
+def data_ranges(handle: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where an open file of `size` bytes holds data: (start, end) of each range, in order."""
     position = 0
     while position < size:
         try:

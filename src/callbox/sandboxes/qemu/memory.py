@@ -8,8 +8,6 @@ this was measured, 28 ms instead of 100 to 700 ms for 170 MiB. Hosts whose file 
 from __future__ import annotations
 
 import ctypes
-import errno
-import fcntl
 import mmap
 import os
 import time
@@ -17,11 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from callbox.errors import SandboxError
+from callbox.sandboxes.host.disks import data_ranges, reflink
 
-_FICLONE = 0x4004_9409
 _COPY_BYTES = 1 << 20
 _COMPARE_BYTES = 256 << 10
-_NO_CLONE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM}
 _SETTLED_NS = 100_000_000
 """A file's time of change moves in steps of some milliseconds: only an older one proves that nobody wrote since."""
 
@@ -67,11 +64,11 @@ class InstantCopy:
     def prepare(self) -> None:
         """Copy everything while the writer may go on."""
         before = os.fstat(self._source)
-        if _clone(self._source, self._target):
+        if reflink(self._source, self._target):
             self._cloned = True
             return
         os.ftruncate(self._target, self._size)
-        for start, end in _data_ranges(self._source, self._size):
+        for start, end in data_ranges(self._source, self._size):
             _copy_range(self._source, self._target, start, end)
         self._unchanged_since_ns = before.st_mtime_ns
 
@@ -82,7 +79,7 @@ class InstantCopy:
             mapped: The writer writes through a memory map: then the file's time of change says nothing.
         """
         if self._cloned:
-            if not _clone(self._source, self._target):
+            if not reflink(self._source, self._target):
                 raise SandboxError("The file system shared blocks a moment ago, and now it does not.")
             return 0
         found = os.fstat(self._source)
@@ -112,9 +109,7 @@ class InstantCopy:
             here, there = (ctypes.addressof(anchor) for anchor in anchors)
             try:
                 # Both files' data: a hole punched since the first pass must become zeros in the copy too.
-                for start, end in _union(
-                    _data_ranges(self._source, self._size), _data_ranges(self._target, self._size)
-                ):
+                for start, end in _union(data_ranges(self._source, self._size), data_ranges(self._target, self._size)):
                     for at in range(start, end, _COMPARE_BYTES):
                         length = min(_COMPARE_BYTES, end - at)
                         if _memcmp(here + at, there + at, length) != 0:
@@ -128,29 +123,6 @@ class InstantCopy:
 
 def _settled(found: os.stat_result) -> bool:
     return time.time_ns() - found.st_mtime_ns > _SETTLED_NS
-
-
-def _clone(source: int, target: int) -> bool:
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-        return True
-    except OSError as error:
-        if error.errno in _NO_CLONE:
-            return False
-        raise
-
-
-def _data_ranges(handle: int, size: int) -> Iterator[tuple[int, int]]:
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(handle, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        at = os.lseek(handle, start, os.SEEK_HOLE)
-        yield start, at
 
 
 def _union(*ranges: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
