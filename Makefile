@@ -16,6 +16,8 @@ demo: $(STAMP) ## a question that needs two tools, answered by the local model: 
 	@$(BIN)/callbox demo
 
 test: $(STAMP) test-guest ## all tests that a promise rests on
+	@# Before the first test: without a kernel the contract suite would pass over qemu.
+	@CALLBOX_IMAGES="$${CALLBOX_IMAGES:-$(CURDIR)/.venv/images}" $(BIN)/callbox setup
 	@$(BIN)/python -m pytest
 
 test-guest: $(STAMP) ## the agent inside the sandboxes, which is a Go program
