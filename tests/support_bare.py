@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from callbox.errors import SandboxError, SandboxLost
-from callbox.sandboxes.driver import MachineSpec, Probe, RootImage, Usage
+from callbox.sandboxes.driver import SAVED_MARK, MachineSpec, Probe, RootImage, Usage
 from callbox.sandboxes.home import Home
 from callbox.sandboxes.host.launch import Launch, start
 from callbox.sandboxes.host.processes import ProcessIdentity, find_marked
@@ -53,6 +53,7 @@ class BareMachine:
 
     async def save(self, into: Path) -> None:
         writer = await self._order({"into": str(into), "copy": False})
+        (into / SAVED_MARK).touch()
         writer.write(b"!")
         await self.identity.ended()
         writer.close()

@@ -14,6 +14,9 @@ from typing import Protocol
 
 from callbox.sandboxes.spec import SandboxLimits
 
+SAVED_MARK = "complete"
+"""The file that `Machine.save` adds when a machine's memory is whole: whoever finds it may go on without the saver."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootImage:
@@ -108,6 +111,10 @@ class Machine(Protocol):
 
         `place/disk.img` stays where it is and belongs to the saved state. Everything is written with fsync before
         this returns: afterwards the machine survives a restart of the host. On failure the machine runs as before.
+
+        As soon as the memory is whole and the machine will not run again, `into` gets a file `SAVED_MARK`: if the
+        caller is killed after that, `Driver.reap` ends what is left, and what is in `into` is good on this boot of
+        the host (it may not have reached the disk).
         """
         ...
 

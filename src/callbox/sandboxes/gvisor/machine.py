@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from callbox.errors import SandboxError, SandboxLost
-from callbox.sandboxes.driver import MachineSpec, Usage
+from callbox.sandboxes.driver import SAVED_MARK, MachineSpec, Usage
 from callbox.sandboxes.gvisor import control
 from callbox.sandboxes.gvisor.layout import Paths, container_name, restore_words, sandbox_identity
 from callbox.sandboxes.gvisor.pipes import held, open_channel
@@ -107,6 +107,7 @@ class GvisorMachine:
             stood = self._group.is_frozen()
             try:
                 await self._checkpoint(into)
+                (into / SAVED_MARK).touch()  # at once: runsc is ending by itself
             except SandboxLost:
                 raise
             except BaseException:
@@ -354,7 +355,7 @@ class GvisorMachine:
 def _empty_folder(into: Path) -> None:
     """Make the folder, without an earlier checkpoint: runsc refuses to write over one."""
     into.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in (CHECKPOINT, DISK, AGENT):
+    for name in (CHECKPOINT, DISK, AGENT, SAVED_MARK):
         (into / name).unlink(missing_ok=True)
 
 

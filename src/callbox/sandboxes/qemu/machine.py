@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from callbox.errors import GuestProtocolError, SandboxError, SandboxLost, SnapshotRefused
-from callbox.sandboxes.driver import MachineSpec, Usage
+from callbox.sandboxes.driver import SAVED_MARK, MachineSpec, Usage
 from callbox.sandboxes.host.cgroups import Cgroup
 from callbox.sandboxes.host.disks import clone_file, sync_folder, sync_path, used_bytes
 from callbox.sandboxes.host.launch import Launched, tail
@@ -342,7 +342,7 @@ class QemuMachine:
             raise SandboxError(f"QEMU could not move its state: {await _migration_error(control)}")
 
     async def _undo_save(self, into: Path, *, was_frozen: bool) -> None:
-        for name in (DEVICE_FILE, MEMORY_FILE):
+        for name in (SAVED_MARK, DEVICE_FILE, MEMORY_FILE):
             (into / name).unlink(missing_ok=True)
         with contextlib.suppress(SandboxError):
             # A migration under way is ended first; where there is none this does nothing.
@@ -433,6 +433,7 @@ def _keep_memory(memory: Path, target: Path, disk: Path) -> None:
     sync_path(disk)
     sync_folder(target.parent)
     sync_folder(target.parent.parent)
+    (target.parent / SAVED_MARK).touch()
 
 
 def _write_record(path: Path, recognised: Recognised) -> None:

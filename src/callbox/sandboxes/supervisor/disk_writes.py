@@ -72,6 +72,18 @@ def sync_folder(folder: Path) -> None:
         os.close(file)
 
 
+def sync_tree(folder: Path) -> None:
+    """Have everything below `folder` on disk."""
+    for base, _, names in os.walk(folder):
+        for name in names:
+            file = os.open(Path(base, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+        sync_folder(Path(base))
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder of ours and everything in it; never follows a link. Nothing there is fine."""
     if folder.is_symlink():

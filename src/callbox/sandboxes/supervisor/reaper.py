@@ -120,7 +120,8 @@ async def recover(body: Body) -> None:
     record.generation = record.generation_reserved
     failure = "Its machine ended while there was no supervisor."
     try:
-        adopted = await body.adopt()
+        # Before anything is adopted: a machine whose memory is whole may still stand there, and must not run again.
+        adopted = not await body.finish_save() and await body.adopt()
     except (SandboxError, OSError) as error:
         if body.record.reason is not None:
             return  # it has failed, and its record says why

@@ -29,7 +29,7 @@ def describe(folder: Path, *, fingerprint: Mapping[str, str], **about: Any) -> d
     """Make the manifest of what a driver has written to `folder`, still without checksums."""
     return {
         "format": FORMAT,
-        "host_boot": _host_boot(),
+        "host_boot": host_boot(),
         "fingerprint": dict(fingerprint),
         "files": {name: _marks(path) | {"sha256": None} for name, path in _files(folder)},
         **about,
@@ -115,7 +115,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any], *, thorough: bool) ->
     if found.keys() != files.keys():
         different = ", ".join(sorted(found.keys() ^ files.keys()))
         raise SnapshotRefused(f"The saved memory is damaged: {different} is missing or does not belong to it.")
-    same_boot = manifest.get("host_boot") == _host_boot()
+    same_boot = manifest.get("host_boot") == host_boot()
     for name, entry in files.items():
         marks = _marks(found[name])
         if marks["size"] != entry["size"]:
@@ -180,7 +180,8 @@ def _marks(path: Path) -> dict[str, int]:
     return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
 
 
-def _host_boot() -> str:
+def host_boot() -> str:
+    """Which boot of the host this is; empty where it does not say."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

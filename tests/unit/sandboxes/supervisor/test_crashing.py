@@ -148,8 +148,6 @@ async def test_a_kill_at_every_point_loses_nothing_and_leaks_nothing(home, point
             await life.live("nothing more")
             process.kill()
     await die_at(home, life, point)
-    if point == "save.written":
-        life.rebooted = True  # the machine ended, and its supervisor died before it could say that its memory is whole
     with supervisor(home) as process:
         await life.check()
         assert await ended(process) == 0, Path(home.log).read_text()
