@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,18 @@ async def test_saved_machine_goes_on_with_memory_and_files(room: MachineRoom) ->
     assert (await back.sh("cat /work/file")).stdout == b"kept\n"
     listed = await back.call("exec.list")
     assert [each["running"] for each in listed["execs"] if each["id"] == "secret"] == [True]
+
+
+@every_driver
+async def test_its_clock_is_as_fast_as_the_hosts(room: MachineRoom) -> None:
+    guest = await room.boot()
+    begun = time.monotonic()
+    first = float((await guest.sh("cut -d' ' -f1 /proc/uptime; sleep 2")).stdout)
+    ended = time.monotonic()
+    second = float((await guest.sh("cut -d' ' -f1 /proc/uptime")).stdout)
+    # However late an answer comes, the moment when it was read lies between two of ours.
+    assert 0.95 * 2 <= second - first <= 1.05 * (time.monotonic() - begun)
+    assert ended - begun >= 0.95 * 2
 
 
 @every_driver

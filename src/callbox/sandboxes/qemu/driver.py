@@ -24,6 +24,7 @@ from callbox.sandboxes.qemu.memory import make_memory
 from callbox.sandboxes.qemu.probe import probe, unusable
 from callbox.sandboxes.qemu.process import MEMORY_FILE, Start, machine_uid, version
 from callbox.sandboxes.qemu.templates import Templates
+from callbox.sandboxes.qemu.tsc import tsc_family
 
 _log = logging.getLogger("callbox.sandboxes.qemu")
 
@@ -79,6 +80,7 @@ class QemuDriver:
             "machine": f"{MACHINE_TYPE}/{RECIPE}",
             "accelerator": accelerator,
             "cpu": await asyncio.to_thread(_host_cpu) if accelerator == "kvm" else "max",
+            "clock": await asyncio.to_thread(tsc_family) if accelerator == "tcg" else "kvm",
             "image": f"{spec.image.digest}/{await asyncio.to_thread(_disk_mark, spec.image.disk)}",
             "topology": f"memory_mb={limits.memory_mb} cpus={limits.cpus}",
             "disk": f"disk_mb={limits.disk_mb} inodes_max={limits.inodes_max}",

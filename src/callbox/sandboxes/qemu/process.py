@@ -21,6 +21,7 @@ from callbox.sandboxes.host.processes import MARKER, ProcessIdentity
 from callbox.sandboxes.images.kernel import GuestKernel
 from callbox.sandboxes.qemu.command import Command, Descriptors
 from callbox.sandboxes.qemu.qmp import listen_unix
+from callbox.sandboxes.qemu.tsc import tsc_khz
 
 PROGRAM = "qemu-system-x86_64"
 CONTROL_SOCKET = "control.sock"
@@ -120,6 +121,7 @@ def start(what: Start) -> Launched:
             descriptors=files,
             incoming=what.kernel is None,
             verbose=what.bare,
+            tsc_khz=tsc_khz() if what.accelerator == "tcg" else None,
         )
         largest = max(spec.limits.memory_mb, spec.limits.disk_mb) << 20
         launch = Launch(

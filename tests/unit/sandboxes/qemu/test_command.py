@@ -13,6 +13,7 @@ FULL = Command(
     memory_mb=512,
     cpus=2,
     descriptors=Descriptors(control=3, memory=4, agent=5, image=6, disk=7, kernel=8, initramfs=9),
+    tsc_khz=2_400_000,
 )
 
 
@@ -48,7 +49,7 @@ def test_boot_under_software_emulation() -> None:
         "-device", "virtserialport,id=agent,chardev=agent,name=callbox",
         "-kernel", "/proc/self/fd/8", "-initrd", "/proc/self/fd/9",
         "-append", ("console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on callbox.boot=vm "
-        "tsc_early_khz=1000000"),
+        "tsc_early_khz=2400000 tsc=reliable"),
     ]  # fmt: skip
 
 
@@ -58,7 +59,7 @@ def test_kvm_differs_in_processor_and_clock_only() -> None:
     assert changed == [
         ("tcg,thread=multi,tb-size=64", "kvm"),
         ("max,la57=off,vmx=off,svm=off", "host,vmx=off,svm=off"),
-        (FULL.kernel_line(), FULL.kernel_line().removesuffix(" tsc_early_khz=1000000")),
+        (FULL.kernel_line(), FULL.kernel_line().removesuffix(" tsc_early_khz=2400000 tsc=reliable")),
     ]
 
 
