@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import json
 from dataclasses import asdict
 from typing import Annotated
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from callbox.cli.performing import perform
 from callbox.cli.terminal import console
 from callbox.sandboxes.home import Home
 
@@ -26,7 +27,7 @@ def certify(
     """Attack the drivers on this host in a home of their own, and print what held. Exit code 1 if anything failed."""
     failed = 0
     for each in driver or ["gvisor", "qemu"]:
-        failed += asyncio.run(_certify(each, image, scale, only, as_json))
+        failed += perform(functools.partial(_certify, each, image, scale, only, as_json))
     raise typer.Exit(code=1 if failed else 0)
 
 

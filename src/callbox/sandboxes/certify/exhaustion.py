@@ -14,6 +14,8 @@ from callbox.sandboxes.process import Process
 from callbox.sandboxes.spec import SandboxLimits
 
 _HOST_GROWTH_BYTES_MAX = 256 << 20
+_FEW_PROCESSES = 64
+_MANY_SMALL = "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); sleep 30 & echo $i; done; wait"
 
 
 def _bomb(kind: str, **limits: int) -> Callable[[Ground], Awaitable[str]]:
@@ -40,12 +42,28 @@ def _bomb(kind: str, **limits: int) -> Callable[[Ground], Awaitable[str]]:
     return run
 
 
+async def many_small(ground: Ground) -> str:
+    """Start processes that use hardly any memory: only their number can end this."""
+    limits = SandboxLimits(processes_max=_FEW_PROCESSES)
+    async with ground.neighbour() as took, ground.box(limits=limits) as box:
+        await box.files.write("before.txt", "kept")
+        done = await box.run(_MANY_SMALL, timeout_s=120)
+        refused = "fork" in done.stderr or "Resource temporarily unavailable" in done.stderr
+        expect(done.killed_for == "processes" or refused, f"it ended with {done.exit_code}, {done.stderr[-200:]!r}")
+        started = len(done.stdout.splitlines())
+        expect(started < 8 * _FEW_PROCESSES, f"{started} processes were started")
+        expect((await box.run("echo alive", timeout_s=60)).stdout == "alive\n", "it does not answer afterwards")
+        expect(await box.files.read("before.txt") == b"kept", "a file from before is gone")
+    ended = "killed for their number" if done.killed_for else "the next one was refused"
+    return f"limit {_FEW_PROCESSES}: {started} started, then {ended}; the neighbour's slowest {max(took) * 1000:.0f} ms"
+
+
 async def output(ground: Ground) -> str:
     """Print without end; the place in the output is kept, memory is not used."""
     total = int(10 * ground.scale * (1 << 30))
     async with ground.neighbour() as took, ground.box() as box:
         supervisor = await _supervisor_rss(ground)
-        done = await box.run(f"head -c {total} /dev/zero", timeout_s=900, output_bytes_max=1 << 20)
+        done = await box.run(f"head -c {total} /dev/zero", timeout_s=1_500, output_bytes_max=1 << 20)
         expect(done.exit_code == 0, f"it ended with {done.exit_code} {done.stderr[-200:]}")
         expect(done.truncated, "the cut is not said")
         expect(len(done.stdout) <= (1 << 20) + 400, f"{len(done.stdout)} characters were kept")
@@ -103,6 +121,7 @@ async def _read(process: Process, offset: int) -> bytes:
 
 CHECKS = (
     Check("exhaustion", "a fork bomb ends at the limit of processes", _bomb("fork"), 240),
+    Check("exhaustion", "processes without weight end at the limit of processes", many_small, 240),
     Check("exhaustion", "a memory bomb ends at the limit of memory", _bomb("memory"), 240),
     Check("exhaustion", "a full disk is ENOSPC inside, nothing outside", _bomb("disk", disk_mb=256), 240),
     Check("exhaustion", "inodes end at their limit", _bomb("inodes", inodes_max=20_000), 240),
@@ -110,7 +129,7 @@ CHECKS = (
     Check("exhaustion", "a zip bomb ends at the limit of the disk", _bomb("archive", disk_mb=256), 300),
     Check("exhaustion", "a sparse file of 1 TiB uses nothing of the host", _bomb("sparse"), 240),
     Check("exhaustion", "busy loops do not starve a neighbour", busy, 120),
-    Check("exhaustion", "10 GiB of output cost no memory, and the cut is said", output, 1200),
+    Check("exhaustion", "10 GiB of output cost no memory, and the cut is said", output, 1800),
     Check("exhaustion", "one endless line costs no memory", endless_line, 900),
     Check("exhaustion", "a reader that went away finds its place in the output", output_place, 240),
 )

@@ -14,6 +14,10 @@ from callbox.sandboxes.certify.ground import Ground, after_loss
 from callbox.sandboxes.sandbox import Sandbox
 from callbox.sandboxes.supervisor import saved
 
+_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+_DEPENDENCIES_LEAST = 4
+_SMALL_DISK_MB = 1_024
+
 
 async def machine_killed(ground: Ground) -> str:
     """Kill -9 every process of a running machine: files stay, the next call says that it booted again."""
@@ -31,11 +35,11 @@ async def machine_killed(ground: Ground) -> str:
 async def supervisor_killed(ground: Ground) -> str:
     """Kill -9 the supervisor under a running process: another one adopts the machine, memory and all."""
     async with ground.box(name="orphan") as box:
-        boot = (await box.run("cat /proc/sys/kernel/random/boot_id")).stdout
+        boot = (await box.run(_BOOT_ID)).stdout
         process = await box.spawn("i=0; while :; do i=$((i+1)); echo $i; sleep 0.2; done", keep_alive=True)
         await ground.kill_supervisor()
         again = await Sandbox.open("orphan", home=ground.home)
-        expect((await again.run("cat /proc/sys/kernel/random/boot_id")).stdout == boot, "it was booted again")
+        expect((await again.run(_BOOT_ID)).stdout == boot, "it was booted again")
         alive = again.process(process.id)
         async with asyncio.timeout(60):
             seen = b""
@@ -93,22 +97,28 @@ async def truncated(ground: Ground) -> str:
 
 
 async def foreign(ground: Ground) -> str:
-    """Change what a snapshot says it depends on: refused."""
+    """Change, one after the other, everything that a snapshot says it depends on: refused, and the message names it."""
     async with ground.box() as box:
         snapshot = await box.snapshot()
         folder = ground.home.snapshots / snapshot.id
-        manifest = saved.read_manifest(folder) or {}
-        manifest["fingerprint"]["agent"] = "another"
-        saved.write_manifest(folder, manifest)
-        try:
-            twin = await snapshot.restore()
-        except SnapshotRefused as error:
-            said = error.message
-        else:
-            await twin.delete()
-            raise Broken("a foreign snapshot was booted")
+        original = saved.read_manifest(folder) or {}
+        names = sorted(original["fingerprint"])
+        expect(len(names) >= _DEPENDENCIES_LEAST, f"it depends on {', '.join(names)} only")
+        for name in names:
+            # With a seal that fits: as if it had been made on a host where only this differs.
+            other = original["fingerprint"] | {name: "another"}
+            saved.write_manifest(folder, original | {"fingerprint": other})
+            try:
+                twin = await snapshot.restore()
+            except SnapshotRefused as error:
+                expect(name in error.message, f"{name} differed, but it said: {error.message}")
+            else:
+                await twin.delete()
+                raise Broken(f"a snapshot that depends on another {name} was booted")
+        saved.write_manifest(folder, original)
+        await (await snapshot.restore()).delete()
         await snapshot.remove()
-    return said
+    return f"refused for each of {', '.join(names)}"
 
 
 async def double_resume(ground: Ground) -> str:
@@ -123,24 +133,26 @@ async def double_resume(ground: Ground) -> str:
 
 
 async def full_disk(ground: Ground) -> str:
-    """Save to a disk that is full: the sandbox goes on as before."""
+    """Put it to sleep on a host whose disk is full: it is told, and goes on as before; with room again it sleeps."""
     if os.geteuid() != 0:
         raise NotOffered("needs root, to mount a small file system for the test")
-    async with ground.box() as box:
+    async with ground.on_small_disk(_SMALL_DISK_MB) as small, small.box() as box:
         await box.files.write("kept.txt", "kept")
-        place = ground.home.sandboxes / box.id
-        small = place / "state.new"
-        small.write_bytes(b"")  # a file where the folder should be: the same failure as no space, at the first write
+        boot = (await box.run(_BOOT_ID)).stdout
+        filler = small.home.root / "filler"
+        written = await asyncio.to_thread(_fill, filler)
         try:
             await box.standby(tier="warm")
         except SandboxError as error:
-            said = error.code
+            said = error.message
         else:
-            said = "saved in spite of it"
-        if small.is_file():
-            small.unlink()
-        expect(await box.files.read("kept.txt") == b"kept", "the sandbox was lost")
-    return f"it said {said}, and went on"
+            raise Broken("it was saved in spite of it")
+        expect((await box.run(_BOOT_ID)).stdout == boot, "it was booted again")
+        expect(await box.files.read("kept.txt") == b"kept", "the file is gone")
+        await asyncio.to_thread(filler.unlink)
+        await box.standby(tier="warm")
+        expect((await box.run(_BOOT_ID)).stdout == boot, "with room again, it was booted again")
+    return f"{written >> 20} MiB filled the disk; it said: {said}"
 
 
 async def swept(ground: Ground) -> str:
@@ -173,6 +185,19 @@ def _kill(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def _fill(path: Path) -> int:
+    """Write until nothing fits any more. Returns how many bytes did."""
+    written = 0
+    block = os.urandom(1 << 20)
+    with path.open("wb", buffering=0) as file:
+        while block:
+            try:
+                written += file.write(block)
+            except OSError:
+                block = block[: len(block) // 2]  # down to the last byte
+    return written
 
 
 def _cut(path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from callbox.errors import SandboxError, SandboxLost
 from callbox.sandboxes.client import Client
 from callbox.sandboxes.home import Home
+from callbox.sandboxes.host.mounts import unmount
 from callbox.sandboxes.host.processes import PROGRAMS, find_marked, find_using, tree_of
 from callbox.sandboxes.sandbox import RunResult, Sandbox
 from callbox.sandboxes.supervisor.record import machine_id_of
@@ -90,6 +91,21 @@ class Ground:
             if isinstance(ended, Exception):
                 raise ended
 
+    @asynccontextmanager
+    async def on_small_disk(self, size_mb: int) -> AsyncGenerator[Ground]:
+        """Another ground, on a file system of its own that has only `size_mb` MiB. Needs root."""
+        point = Path(tempfile.mkdtemp(prefix="callbox-certify-"))
+        try:
+            await _mount("-t", "tmpfs", "-o", f"size={size_mb}m,mode=0700", "callbox-certify", str(point))
+            try:
+                small = Ground(Home(point / "home", self.home.images), self.driver, self.image, self.scale)
+                async with _ground_at(small) as ground:
+                    yield ground
+            finally:
+                await asyncio.to_thread(unmount, point)
+        finally:
+            point.rmdir()
+
     async def record(self, box: Sandbox) -> dict[str, Any]:
         """Read what the supervisor wrote down about a sandbox."""
         path = self.home.sandboxes / box.id / "record.json"
@@ -134,6 +150,13 @@ class Ground:
         return pid
 
 
+async def _mount(*words: str) -> None:
+    process = await asyncio.create_subprocess_exec("mount", *words, stderr=asyncio.subprocess.PIPE)
+    _, said = await process.communicate()
+    if process.returncode != 0:
+        raise SandboxError(f"No file system for the test could be mounted: {said.decode(errors='replace').strip()}")
+
+
 async def after_loss(action: Callable[[], Awaitable[_T]]) -> _T:
     """Do it, and again where a machine that was killed made the first attempts fail: that is allowed to be said."""
     for _ in range(LOSSES_MAX):
@@ -147,10 +170,16 @@ async def after_loss(action: Callable[[], Awaitable[_T]]) -> _T:
 @asynccontextmanager
 async def open_ground(images: Path, driver: str, image: str, scale: float) -> AsyncGenerator[Ground]:
     """Make a home for the checks, and take it away with everything in it."""
-    root = Path(tempfile.mkdtemp(prefix="callbox-certify-"))
-    home = Home(root, images)
+    home = Home(Path(tempfile.mkdtemp(prefix="callbox-certify-")), images)
+    async with _ground_at(Ground(home, driver, image, scale)) as ground:
+        yield ground
+
+
+@asynccontextmanager
+async def _ground_at(ground: Ground) -> AsyncGenerator[Ground]:
+    home = ground.home
     try:
-        yield Ground(home, driver, image, scale)
+        yield ground
     finally:
         client = Client.of(home)
         try:
@@ -159,4 +188,4 @@ async def open_ground(images: Path, driver: str, image: str, scale: float) -> As
             await client.stop_supervisor()
         finally:
             await client.aclose()
-        await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, home.root, ignore_errors=True)

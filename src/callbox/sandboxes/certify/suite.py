@@ -8,9 +8,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from callbox.errors import CallboxError
 from callbox.sandboxes.certify import exhaustion, faults, files, identity, kernel
 from callbox.sandboxes.certify.check import Broken, Check, Finding, NotOffered, Verdict
 from callbox.sandboxes.certify.ground import Ground, open_ground
+from callbox.sandboxes.images.store import ImageStore
 
 _log = logging.getLogger("callbox.certify")
 
@@ -29,9 +31,13 @@ async def certify(
         scale: Size of the bombs; 1.0 is 10 GiB of output.
         checks: Which; all by default.
 
+    Raises:
+        SandboxNotFound: There is no such image.
+
     Yields:
         One finding per check, in order, as each ends. After the last, one that says whether anything was left behind.
     """
+    ImageStore(images).get(image)
     async with open_ground(images, driver, image, scale) as ground:
         for check in checks:
             yield await _run(ground, check)
@@ -58,6 +64,8 @@ async def _run(ground: Ground, check: Check) -> Finding:
         verdict, detail = Verdict.NOT_OFFERED, str(error)
     except Broken as error:
         verdict, detail = Verdict.FAILED, str(error)
+    except CallboxError as error:
+        verdict, detail = Verdict.FAILED, f"{type(error).__name__}: {error}"
     except TimeoutError:
         verdict, detail = Verdict.FAILED, f"no end within {check.deadline_s:.0f} s"
     except Exception as error:  # noqa: BLE001 - whatever breaks a check, it did not hold
