@@ -19,6 +19,7 @@ test: $(STAMP) test-guest ## all tests that a promise rests on
 	@# Before the first test: without a kernel the contract suite would pass over qemu.
 	@CALLBOX_IMAGES="$${CALLBOX_IMAGES:-$(CURDIR)/.venv/images}" $(BIN)/callbox setup
 	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest tests/vm/test_kill_sweep.py -m sweep -k gvisor
 
 test-guest: $(STAMP) ## the agent inside the sandboxes, which is a Go program
 	@scripts/build_guest
@@ -32,7 +33,7 @@ test-deep: $(STAMP) ## the property tests with 10,000 examples each
 	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/properties --timeout=0
 
 test-sweep: $(STAMP) ## kill -9 at every named point of a sandbox's life, on every driver
-	@$(BIN)/python -m pytest tests/vm/test_kill_sweep.py -m vm
+	@$(BIN)/python -m pytest tests/vm/test_kill_sweep.py -m sweep
 
 check: $(STAMP) ## style, types, floors and purity
 	@$(BIN)/ruff check .

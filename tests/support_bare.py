@@ -126,6 +126,9 @@ class BareDriver:
             disk.write_text("{}")
         return self._start(spec)
 
+    async def saved_whole(self, spec: MachineSpec, into: Path) -> bool:
+        return (into / SAVED_MARK).exists()
+
     async def restore(self, spec: MachineSpec, saved: Path) -> BareMachine:
         if self.fail_restore:
             raise SandboxError("It does not start.")

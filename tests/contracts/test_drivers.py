@@ -13,7 +13,6 @@ import pytest
 
 from callbox.errors import SandboxError, SandboxLost, SnapshotRefused
 from callbox.sandboxes.agent import binary
-from callbox.sandboxes.driver import SAVED_MARK
 from callbox.sandboxes.gvisor.driver import GvisorDriver
 from callbox.sandboxes.host import cgroups
 from callbox.sandboxes.host.processes import state_of
@@ -99,7 +98,7 @@ async def test_saved_machine_goes_on_with_memory_and_files(room: MachineRoom) ->
     await guest.call("expect_repair")
     saved = guest.spec.place / "state"
     await guest.machine.save(saved)
-    assert (saved / SAVED_MARK).exists()
+    assert await room.driver.saved_whole(guest.spec, saved)
     assert left_of(guest.spec) == []
     with pytest.raises(SandboxLost):
         await guest.machine.connect()

@@ -112,9 +112,8 @@ class Machine(Protocol):
         `place/disk.img` stays where it is and belongs to the saved state. Everything is written with fsync before
         this returns: afterwards the machine survives a restart of the host. On failure the machine runs as before.
 
-        As soon as the memory is whole and the machine will not run again, `into` gets a file `SAVED_MARK`: if the
-        caller is killed after that, `Driver.reap` ends what is left, and what is in `into` is good on this boot of
-        the host (it may not have reached the disk).
+        As soon as the memory is whole and the machine will not run again, `into` gets a file `SAVED_MARK`; see
+        `Driver.saved_whole`.
         """
         ...
 
@@ -182,6 +181,14 @@ class Driver(Protocol):
 
     async def adopt(self, spec: MachineSpec) -> Machine | None:
         """Take over a machine whose supervisor died. None if its processes are gone."""
+        ...
+
+    async def saved_whole(self, spec: MachineSpec, into: Path) -> bool:
+        """Find out whether a `save` to `into` whose caller was killed came to its end: waits for one that goes on.
+
+        If so, `reap` ends what is left of the machine, and what is in `into` is good on this boot of the host (it may
+        not have reached the disk). If not, the machine may still run, as before.
+        """
         ...
 
     async def reap(self, place: Path, machine_id: str) -> int:

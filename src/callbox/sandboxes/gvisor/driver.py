@@ -17,12 +17,14 @@ import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from callbox.errors import HostUnsuited, SandboxError, SnapshotRefused
 from callbox.sandboxes.agent.binary import agent_binary, agent_digest
 from callbox.sandboxes.agent.store import AgentStore
-from callbox.sandboxes.driver import MachineSpec, Probe, RootImage
+from callbox.sandboxes.driver import SAVED_MARK, MachineSpec, Probe, RootImage
 from callbox.sandboxes.gvisor.bundle import oci_config, write_bundle
+from callbox.sandboxes.gvisor.checkpoint import is_whole
 from callbox.sandboxes.gvisor.layout import Paths, container_name, restore_words, sandbox_identity
 from callbox.sandboxes.gvisor.machine import AGENT, CHECKPOINT, DISK, START_TIMEOUT_S, GvisorMachine, Makings
 from callbox.sandboxes.gvisor.runsc import Runsc, cpu_digest, find_runsc
@@ -44,6 +46,9 @@ _MONITOR_MEMORY_MB = 192
 
 _THREADS_PER_PROCESS = 20
 _MONITOR_THREADS = 256
+_SAVING_POLL_S = 0.02
+_SAVING_QUIET_S = 2.0
+"""A sandbox whose checkpoint does not grow for so long does not write one."""
 _MAGIC = bytes.fromhex("ca11b0c5")
 
 
@@ -114,16 +119,25 @@ class GvisorDriver:
 
     async def adopt(self, spec: MachineSpec) -> GvisorMachine | None:
         """Take over a machine whose sandbox process still is the one that was recorded."""
-        paths = Paths(spec.place)
-        try:
-            known = json.loads(await asyncio.to_thread(paths.record.read_text))
-            sandbox = ProcessIdentity(int(known["pid"]), int(known["started"]))
-            chosen, agent, serial = str(known["platform"]), str(known["agent"]), int(known["serial"])
-        except (OSError, ValueError, KeyError, TypeError):
+        found = await asyncio.to_thread(_recorded, spec)
+        if found is None:
             return None
-        if not sandbox.alive() or sandbox.pid not in Cgroup(spec.machine_id, spec.place).pids():
-            return None
-        return GvisorMachine(spec, Makings(await find_runsc(), chosen, agent), sandbox, serial)
+        sandbox, known = found
+        makings = Makings(await find_runsc(), str(known["platform"]), str(known["agent"]))
+        return GvisorMachine(spec, makings, sandbox, int(known["serial"]))
+
+    async def saved_whole(self, spec: MachineSpec, into: Path) -> bool:
+        """See `Driver.saved_whole`. A sandbox that was told to save itself does so, and ends, without us."""
+        if (into / SAVED_MARK).exists():
+            return True
+        checkpoint, written, quiet = into / CHECKPOINT, -1, 0
+        while checkpoint.exists() and await asyncio.to_thread(_recorded, spec) is not None:
+            before, written = written, checkpoint.stat().st_size
+            quiet = quiet + 1 if written == before else 0
+            if quiet * _SAVING_POLL_S > _SAVING_QUIET_S:
+                return False  # it was never told: it runs
+            await asyncio.sleep(_SAVING_POLL_S)
+        return await asyncio.to_thread(is_whole, checkpoint)
 
     async def reap(self, place: Path, machine_id: str) -> int:
         """End everything that belongs to a machine."""
@@ -323,6 +337,19 @@ def _launch(spec: MachineSpec, paths: Paths, group: Cgroup, makings: Makings, wo
 def _some_processors(count: int) -> list[int]:
     allowed = sorted(os.sched_getaffinity(0))
     return random.sample(allowed, min(count, len(allowed)))
+
+
+def _recorded(spec: MachineSpec) -> tuple[ProcessIdentity, dict[str, Any]] | None:
+    """The sandbox process that was recorded, if it still is this machine's, and how it was made."""
+    try:
+        known = json.loads(Paths(spec.place).record.read_text())
+        sandbox = ProcessIdentity(int(known["pid"]), int(known["started"]))
+        known = {"platform": known["platform"], "agent": known["agent"], "serial": int(known["serial"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not sandbox.alive() or sandbox.pid not in Cgroup(spec.machine_id, spec.place).pids():
+        return None
+    return sandbox, known
 
 
 def _use_all_processors(pids: list[int]) -> None:

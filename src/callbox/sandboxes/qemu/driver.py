@@ -14,7 +14,7 @@ from typing import Any
 from callbox.errors import HostUnsuited, ImageError, SandboxError, SnapshotRefused
 from callbox.sandboxes.agent.binary import agent_digest
 from callbox.sandboxes.channel import Channel
-from callbox.sandboxes.driver import Machine, MachineSpec, Probe
+from callbox.sandboxes.driver import SAVED_MARK, Machine, MachineSpec, Probe
 from callbox.sandboxes.host.disks import clone_file, make_disk
 from callbox.sandboxes.host.reap import reap
 from callbox.sandboxes.images.kernel import GuestKernel
@@ -140,6 +140,11 @@ class QemuDriver:
     async def adopt(self, spec: MachineSpec) -> Machine | None:
         """Take over a machine that runs."""
         return await QemuMachine.adopt(spec)
+
+    async def saved_whole(self, spec: MachineSpec, into: Path) -> bool:
+        """See `Driver.saved_whole`. QEMU stands until it is told to quit, which is after the mark."""
+        del spec
+        return (into / SAVED_MARK).exists()
 
     async def reap(self, place: Path, machine_id: str) -> int:
         """End everything that belongs to a machine."""

@@ -26,7 +26,7 @@ from callbox.sandboxes.supervisor.events import EventLog
 from callbox.sandboxes.supervisor.record import Record, machine_id_of, put_record, stage_running, write_record
 from callbox.sandboxes.supervisor.repairing import RepairFailed, configure, repair
 from callbox.sandboxes.supervisor.room import host_refused, set_room_aside
-from callbox.sandboxes.supervisor.saving import check, commit, complete, intend, left_whole
+from callbox.sandboxes.supervisor.saving import check, commit, complete, intend, intended
 from callbox.sandboxes.supervisor.sharing import Host, Receipt
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.body")
@@ -223,8 +223,8 @@ class Body:
     async def finish_save(self) -> bool:
         """Complete a save whose supervisor died after the memory was whole. False if there is none."""
         folder = self.place / "state.new"
-        fingerprint = await in_thread(left_whole, folder, self.record)
-        if fingerprint is None:
+        fingerprint = await in_thread(intended, folder, self.record)
+        if fingerprint is None or not await self.driver.saved_whole(self.machine_spec, folder / saved.MACHINE):
             return False
         await self.kill()
         await in_thread(sync_tree, folder)

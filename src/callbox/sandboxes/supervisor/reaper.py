@@ -74,6 +74,10 @@ class EveryDriver:
         """See `Driver.adopt`."""
         return None
 
+    async def saved_whole(self, spec: MachineSpec, into: Path) -> bool:  # noqa: ARG002
+        """See `Driver.saved_whole`."""
+        return False
+
 
 async def sweep(host: Host, drivers: Drivers) -> list[Body]:
     """Free what belongs to nobody, and return the sandboxes that there are. They still have to be recovered."""

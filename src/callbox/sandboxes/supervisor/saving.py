@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from callbox.errors import SnapshotRefused
-from callbox.sandboxes.driver import SAVED_MARK
 from callbox.sandboxes.supervisor import saved
 from callbox.sandboxes.supervisor.disk_writes import remove_tree, rename_durably, write_json
 from callbox.sandboxes.supervisor.record import Record
 from callbox.sandboxes.supervisor.room import give_room_back
 
 INTENT = "intent.json"
-"""Written before a driver saves: with it and the driver's mark, the next supervisor completes what this one began."""
+"""Written before a driver saves: with it the next supervisor completes what this one began."""
 
 
 def intend(new: Path, record: Record, fingerprint: Mapping[str, str]) -> None:
@@ -25,16 +24,15 @@ def intend(new: Path, record: Record, fingerprint: Mapping[str, str]) -> None:
     write_json(new / INTENT, about)
 
 
-def left_whole(new: Path, record: Record) -> Mapping[str, str] | None:
-    """Return the fingerprint of memory that a driver has written to `new` to the end, but nobody has committed.
+def intended(new: Path, record: Record) -> Mapping[str, str] | None:
+    """Return the fingerprint of memory that a driver was told to write to `new`, but that nobody has committed.
 
     None unless it is of this moment of the sandbox, and of this boot of the host: it was not synced to the disk.
     """
     try:
         about: Any = json.loads((new / INTENT).read_bytes())
-        whole = (new / saved.MACHINE / SAVED_MARK).exists()
         moment = (about["serial"], about["host_boot"])
-        return about["fingerprint"] if whole and moment == (record.serial, saved.host_boot()) else None
+        return about["fingerprint"] if moment == (record.serial, saved.host_boot()) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
