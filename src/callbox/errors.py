@@ -17,6 +17,17 @@ Exceptions are for mistakes of a program, and for things that the world did.
     │   ├── ProviderRateLimited        too many requests; `retry_after_s` when the API says it
     │   ├── ProviderUnavailable        network, 5xx, overload, time-out
     │   └── ProviderProtocolError      an answer that is not of the API's own shape
+    ├── StoreError                 what remembers could not
+    │   ├── StoreUnavailable           no connection, no room, stopped: ask again; not known whether it was done
+    │   ├── JournalConflict            somebody else appended, or the idempotency key is taken
+    │   └── JournalDamaged             what was read is not what was written
+    ├── SessionError               a session could not do what was asked
+    │   ├── SessionNotFound            no session of that id in this tenant, or not any more
+    │   ├── SessionBusy                another process (or task) works on it
+    │   ├── SessionFenced              another process took it over: nothing more is committed here
+    │   ├── SessionHasForks            others share its events
+    │   └── ApprovalError              unknown, decided already, or of a call that has changed
+    │       └── ApprovalPending            the session waits for one: decide first
     └── SandboxError               a sandbox could not do what was asked
         ├── SandboxNotFound            no sandbox, image, snapshot or exec of that name
         ├── SandboxExists              the name is taken
@@ -36,6 +47,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "ApprovalError",
+    "ApprovalPending",
     "CallboxError",
     "ConfigurationError",
     "ContextOverflow",
@@ -44,6 +57,8 @@ __all__ = [
     "GuestProtocolError",
     "HostUnsuited",
     "ImageError",
+    "JournalConflict",
+    "JournalDamaged",
     "PathEscapes",
     "ProviderAuthError",
     "ProviderBadRequest",
@@ -58,7 +73,14 @@ __all__ = [
     "SandboxLost",
     "SandboxNotFound",
     "SandboxStateError",
+    "SessionBusy",
+    "SessionError",
+    "SessionFenced",
+    "SessionHasForks",
+    "SessionNotFound",
     "SnapshotRefused",
+    "StoreError",
+    "StoreUnavailable",
     "ToolError",
 ]
 
@@ -181,6 +203,74 @@ class ProviderProtocolError(ProviderError):
     """The API answered with something that is not of its own documented shape."""
 
     code = "provider_protocol"
+
+
+class StoreError(CallboxError):
+    """What remembers could not."""
+
+    code = "store_error"
+
+
+class StoreUnavailable(StoreError):
+    """No connection, no room, or it was stopped. Whether a write was done is not known; asking again is safe."""
+
+    code = "store_unavailable"
+    retryable = True
+
+
+class JournalConflict(StoreError):
+    """Somebody else appended in between, or the idempotency key is taken."""
+
+    code = "journal_conflict"
+
+
+class JournalDamaged(StoreError):
+    """What was read is not what was written, or was written by a newer callbox."""
+
+    code = "journal_damaged"
+
+
+class SessionError(CallboxError):
+    """A session could not do what was asked."""
+
+    code = "session_error"
+
+
+class SessionNotFound(SessionError):
+    """There is no session of that id in this tenant, or not any more."""
+
+    code = "session_not_found"
+
+
+class SessionBusy(SessionError):
+    """Another process, or another task, works on the session."""
+
+    code = "session_busy"
+    retryable = True
+
+
+class SessionFenced(SessionError):
+    """Another process took the session over, because this one seemed to be gone. Nothing more is committed here."""
+
+    code = "session_fenced"
+
+
+class SessionHasForks(SessionError):
+    """Other sessions share its events."""
+
+    code = "session_has_forks"
+
+
+class ApprovalError(SessionError):
+    """There is no such approval, it was decided already, or its call has changed."""
+
+    code = "approval_error"
+
+
+class ApprovalPending(ApprovalError):
+    """The session waits for an approval; decide it first."""
+
+    code = "approval_pending"
 
 
 class SandboxError(CallboxError):

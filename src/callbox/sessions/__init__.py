@@ -1,0 +1,1 @@
+"""Durable conversations: a journal, the state that is folded from it, approvals, forks."""

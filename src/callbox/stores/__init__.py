@@ -1,0 +1,1 @@
+"""Where journals are kept: memory, SQLite, Postgres, and Redis in front."""
