@@ -18,6 +18,7 @@ from callbox.gate.guards import Approver, Guards
 from callbox.gate.outcome import Outcomes, Sanitizer
 from callbox.gate.passage import Observer
 from callbox.gate.path import CallPath
+from callbox.gate.recording import Recorder
 from callbox.gate.runners.function import ExternalRunner, FunctionRunner
 from callbox.gate.runners.http import HttpRunner
 from callbox.gate.runners.runner import Runner
@@ -153,8 +154,9 @@ class Gate:
         budget: Budget | None = None,
         observer: Observer | None = None,
         restore: Restore | None = None,
+        recorder: Recorder | None = None,
     ) -> Turn:
-        """One turn, for reads that start while the reply is still streamed; see `Turn`."""
+        """One turn, for reads that start while the reply is still streamed; see `Turn`. `recorder` makes it durable."""
         return Turn(
             self._path,
             lambda calls: self.prepare(calls, restore=restore),
@@ -163,6 +165,7 @@ class Gate:
             Budget(self.limits) if budget is None else budget,
             observer,
             self._own_tools,
+            recorder,
         )
 
     def stream(

@@ -14,6 +14,7 @@ from callbox.calls import feedback
 from callbox.calls.call import CallError, ToolCall
 from callbox.errors import Rejected, ToolError
 from callbox.gate.passage import Attempt, Passage, copied, is_our_cancellation
+from callbox.gate.recording import Recorder
 from callbox.gate.runners.threads import Threads
 from callbox.policy.policy import Allow, Ask, Decision, Deny, Policy, Question
 from callbox.tools.check import Check
@@ -107,6 +108,8 @@ class Guards:
 
     async def _approve(self, passage: Passage, ask: Ask) -> CallError | None:
         if self._approver is None:
+            if passage.recorder is not None:
+                return await self._ask_durably(passage, passage.recorder, ask)
             return feedback.approval_required(ask.reason)
         asked = f"{passage.tool.version} {json.dumps(passage.arguments, sort_keys=True)}"
         if asked in passage.budget.refused:
@@ -125,6 +128,17 @@ class Guards:
             return None
         passage.budget.refused.add(asked)
         return feedback.approval_refused()
+
+    async def _ask_durably(self, passage: Passage, recorder: Recorder, ask: Ask) -> CallError | None:
+        version = str(getattr(self._policy, "version", ""))
+        shown = replace(passage.call, arguments=copied(passage.arguments))
+        verdict, said = await recorder.approval(shown, passage.tool, ask, version)
+        if verdict == "approved":
+            return None
+        if verdict == "refused":
+            return feedback.approval_refused(said or None)
+        passage.waits = True
+        return feedback.approval_required(ask.reason)
 
     async def _call(self, function: Callable[..., Any], is_async: bool, *args: Any, **kwargs: Any) -> Any:
         # Like sync tools, sync guards run in a thread: one that asks a database must not stop everybody else.

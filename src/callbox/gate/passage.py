@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 
 from callbox.calls.call import ToolCall, ToolResult
 from callbox.gate.caller import Budget, Caller
+from callbox.gate.recording import Recorder
 from callbox.tools.call_context import CallContext
 from callbox.tools.tool import Tool
 from callbox.values import JsonObject
@@ -72,6 +73,8 @@ class Passage:
         arguments: The call's own copy. Whoever is shown arguments (a policy, a person, a tool) gets another: what was
             decided on is what runs, whatever anybody does to the objects that they hold.
         exempt: The tool belongs to the conversation itself (`read_result`): the user's policy does not know it.
+        recorder: Makes it durable; None: nothing is kept.
+        waits: It waits for a person, and has no result yet.
         attempt: The latest run of the tool.
     """
 
@@ -81,6 +84,8 @@ class Passage:
     budget: Budget
     observer: Observer | None = None
     exempt: bool = False
+    recorder: Recorder | None = None
+    waits: bool = False
     attempt: Attempt | None = None
     arguments: JsonObject = field(init=False)
 

@@ -1,7 +1,8 @@
 """The stages that one call passes after it has been read: check, authorize, approve, limit, run, sanitize, render.
 
 The order is a promise (design, section 5): a refused call never reaches a later stage, and nothing here raises for
-what a model, a tool or a guard does. Only cancellation of the caller's own task comes out of it.
+what a model, a tool or a guard does. Only cancellation of the caller's own task comes out of it, and the failure of a
+recorder: what cannot be written down does not run.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 
 from callbox.calls import feedback
 from callbox.calls.call import CallError, ToolResult
+from callbox.errors import CallboxError
 from callbox.gate.caller import Budget
 from callbox.gate.guards import Guards
 from callbox.gate.outcome import Outcomes
 from callbox.gate.passage import Passage, copied, is_our_cancellation, tell
+from callbox.gate.recording import NotRecorded, Recorder
 from callbox.gate.retry import with_retries
 from callbox.gate.runners.runner import Runner
 from callbox.gate.slots import NoSlot, Slots
@@ -48,7 +51,9 @@ class CallPath:
             result = await self._run(passage)
         else:
             result = self._outcomes.refusal(passage, refusal)
-        if passage.observer is not None:
+        if passage.recorder is not None and not passage.waits:
+            await passage.recorder.outcome(passage.call, result)
+        if passage.observer is not None and not passage.waits:
             tell(passage.observer.finished, result)
         return result
 
@@ -59,8 +64,6 @@ class CallPath:
             error = feedback.tool_failed("This tool is only declared here; nothing can run it.")
             return self._outcomes.refusal(passage, error)
         key = f"{budget.run_id}.{budget.calls}"
-        if passage.observer is not None:
-            tell(passage.observer.started, passage.call)
         started = time.perf_counter()
         expired = False
 
@@ -81,12 +84,18 @@ class CallPath:
 
         try:
             async with self._slots.hold(tool, budget.remaining_s):
+                if passage.recorder is not None:
+                    key = await _intend(passage, passage.recorder)
+                if passage.observer is not None:
+                    tell(passage.observer.started, passage.call)
                 if tool.retries:
                     value = await with_retries(tool, attempt, self._sleep, budget.remaining_s)
                 else:
                     value = await attempt(1)
         except NoSlot:
             return self._outcomes.refusal(passage, _out_of_time(budget))
+        except NotRecorded as failed:
+            raise failed.error from None
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:
@@ -94,6 +103,13 @@ class CallPath:
                 raise
             return self._outcomes.failure(passage, error, _since(started), expired=expired)
         return self._outcomes.success(passage, value, _since(started))
+
+
+async def _intend(passage: Passage, recorder: Recorder) -> str:
+    try:
+        return await recorder.intent(passage.call, passage.tool)
+    except CallboxError as error:
+        raise NotRecorded(error) from error
 
 
 def _spend(budget: Budget) -> CallError | None:

@@ -8,10 +8,12 @@ from types import TracebackType
 
 from callbox.calls import feedback
 from callbox.calls.call import ToolCall, ToolResult
+from callbox.errors import CallboxError
 from callbox.gate.caller import Budget, Caller
 from callbox.gate.passage import Observer, Passage, tell
 from callbox.gate.path import CallPath
 from callbox.gate.planning import plan
+from callbox.gate.recording import Recorder
 from callbox.tools.tool import Tool
 
 Prepared = tuple[ToolCall, Tool | None]
@@ -34,6 +36,7 @@ class Turn:
         budget: Budget,
         observer: Observer | None = None,
         exempt: frozenset[str] = frozenset(),
+        recorder: Recorder | None = None,
     ) -> None:
         self._path = path
         self._prepare = prepare
@@ -42,6 +45,7 @@ class Turn:
         self._budget = budget
         self._observer = observer
         self._exempt = exempt
+        self._recorder = recorder
         self._early: dict[str, tuple[ToolCall, asyncio.Task[ToolResult]]] = {}
 
     async def __aenter__(self) -> Turn:
@@ -94,9 +98,14 @@ class Turn:
             results = [await self._answer(*ready[0])]
         else:
             results = await self._answer_all(ready)
-        if results:
+        if results and not self.paused:
             self._budget.count_turn(results)
         return results
+
+    @property
+    def paused(self) -> bool:
+        """A call waits for a person: the results that `finish` returned are not all there is to say."""
+        return self._recorder is not None and self._recorder.paused
 
     async def _answer_all(self, ready: Sequence[Prepared]) -> list[ToolResult]:
         if self._early:
@@ -107,11 +116,17 @@ class Turn:
             if tool is None:
                 results[index] = await self._answer(*ready[index])
         for group in plan(runnable):
+            if self.paused:  # nothing overtakes a call that waits
+                results.update({index: ToolResult.failed(ready[index][0], feedback.cancelled()) for index in group})
+                continue
             if len(group) == 1:
                 results[group[0]] = await self._answer(*ready[group[0]])
                 continue
-            async with asyncio.TaskGroup() as tasks:
-                running = {index: tasks.create_task(self._answer(*ready[index])) for index in group}
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    running = {index: tasks.create_task(self._answer(*ready[index])) for index in group}
+            except* CallboxError as failed:  # of the recorder: the rest was cancelled
+                raise failed.exceptions[0] from None
             results.update({index: task.result() for index, task in running.items()})
         assert len(results) == len(ready), "one result per call"
         return [results[index] for index in range(len(ready))]
@@ -139,7 +154,8 @@ class Turn:
 
     async def _take(self, call: ToolCall, tool: Tool) -> ToolResult:
         exempt = call.name in self._exempt
-        return await self._path.take(Passage(call, tool, self._caller, self._budget, self._observer, exempt))
+        passage = Passage(call, tool, self._caller, self._budget, self._observer, exempt, self._recorder)
+        return await self._path.take(passage)
 
     async def _drop_changed(self, calls: Sequence[ToolCall]) -> None:
         """End what was begun for a call that the complete reply does not contain as it was begun."""
