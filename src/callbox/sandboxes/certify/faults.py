@@ -16,7 +16,7 @@ from callbox.sandboxes.supervisor import saved
 
 _BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 _DEPENDENCIES_LEAST = 4
-_SMALL_DISK_MB = 1_024
+_SMALL_DISK_MB = 2_048
 
 
 async def machine_killed(ground: Ground) -> str:

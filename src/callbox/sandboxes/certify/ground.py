@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from callbox.errors import SandboxError, SandboxLost
 from callbox.sandboxes.client import Client
 from callbox.sandboxes.home import Home
+from callbox.sandboxes.host.disks import make_disk
 from callbox.sandboxes.host.mounts import unmount
 from callbox.sandboxes.host.processes import PROGRAMS, find_marked, find_using, tree_of
 from callbox.sandboxes.sandbox import RunResult, Sandbox
@@ -27,6 +28,7 @@ LOSSES_MAX = 3
 """How often one call may say that the machine was lost, after it was killed."""
 
 _T = TypeVar("_T")
+_SMALL_DISK_INODES = 10_000
 _ANSWER_S = 30.0
 """How long a neighbour may take to answer while a bomb goes off next to it, on a busy host under emulation."""
 
@@ -94,9 +96,13 @@ class Ground:
     @asynccontextmanager
     async def on_small_disk(self, size_mb: int) -> AsyncGenerator[Ground]:
         """Another ground, on a file system of its own that has only `size_mb` MiB. Needs root."""
-        point = Path(tempfile.mkdtemp(prefix="callbox-certify-"))
+        root = Path(tempfile.mkdtemp(prefix="callbox-certify-"))
+        file, point = root / "disk", root / "mounted"
         try:
-            await _mount("-t", "tmpfs", "-o", f"size={size_mb}m,mode=0700", "callbox-certify", str(point))
+            # Not tmpfs: what is written there counts as memory of whoever writes it.
+            await asyncio.to_thread(make_disk, file, size_mb=size_mb, inodes_max=_SMALL_DISK_INODES)
+            point.mkdir(mode=0o700)
+            await _mount("-o", "loop", str(file), str(point))
             try:
                 small = Ground(Home(point / "home", self.home.images), self.driver, self.image, self.scale)
                 async with _ground_at(small) as ground:
@@ -104,7 +110,7 @@ class Ground:
             finally:
                 await asyncio.to_thread(unmount, point)
         finally:
-            point.rmdir()
+            await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
 
     async def record(self, box: Sandbox) -> dict[str, Any]:
         """Read what the supervisor wrote down about a sandbox."""

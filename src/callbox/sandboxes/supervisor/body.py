@@ -17,16 +17,15 @@ from typing import Any
 from callbox.errors import SandboxError, SandboxLost, SnapshotRefused
 from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.driver import Driver, Machine, MachineSpec
-from callbox.sandboxes.host.disks import sync_path
 from callbox.sandboxes.states import Event, State, next_state
 from callbox.sandboxes.supervisor import saved
 from callbox.sandboxes.supervisor.disk_check import hold_disk, is_same_disk, take_back_disk
-from callbox.sandboxes.supervisor.disk_writes import in_thread, make_anew, make_place, remove_tree, sync_tree
+from callbox.sandboxes.supervisor.disk_writes import in_thread, make_anew, make_place, remove_tree
 from callbox.sandboxes.supervisor.events import EventLog
 from callbox.sandboxes.supervisor.record import Record, machine_id_of, put_record, stage_running, write_record
 from callbox.sandboxes.supervisor.repairing import RepairFailed, configure, repair
 from callbox.sandboxes.supervisor.room import host_refused, set_room_aside
-from callbox.sandboxes.supervisor.saving import check, commit, complete, intend, intended
+from callbox.sandboxes.supervisor.saving import check, commit, complete, intend
 from callbox.sandboxes.supervisor.sharing import Host, Receipt
 
 _LOG = logging.getLogger("callbox.sandboxes.supervisor.body")
@@ -219,18 +218,6 @@ class Body:
         self._move(Event.SAVED, "warm standby")
         await self.write_if_possible()
         self._reach("save.recorded")
-
-    async def finish_save(self) -> bool:
-        """Complete a save whose supervisor died after the memory was whole. False if there is none."""
-        folder = self.place / "state.new"
-        fingerprint = await in_thread(intended, folder, self.record)
-        if fingerprint is None or not await self.driver.saved_whole(self.machine_spec, folder / saved.MACHINE):
-            return False
-        await self.kill()
-        await in_thread(sync_tree, folder)
-        await in_thread(sync_path, self.place / "disk.img")
-        await in_thread(commit, self.place, folder, self.record, fingerprint, self._reach)
-        return True
 
     async def evict(self) -> None:
         """Let the host forget its copy of the saved files: from warm to cold."""

@@ -10,13 +10,15 @@ from pathlib import Path
 from callbox.errors import SandboxError, SandboxStateError
 from callbox.sandboxes.driver import Driver, Machine, MachineSpec, Probe, RootImage
 from callbox.sandboxes.home import Home
+from callbox.sandboxes.host.disks import sync_path
 from callbox.sandboxes.spec import SandboxSpec
 from callbox.sandboxes.states import State
 from callbox.sandboxes.supervisor import saved
 from callbox.sandboxes.supervisor.body import Body
-from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree, rename_durably
+from callbox.sandboxes.supervisor.disk_writes import in_thread, remove_tree, rename_durably, sync_tree
 from callbox.sandboxes.supervisor.drivers import Drivers
 from callbox.sandboxes.supervisor.record import Record, is_sandbox_id, machine_id_of, read_record
+from callbox.sandboxes.supervisor.saving import commit, intended
 from callbox.sandboxes.supervisor.sharing import Host, Receipt
 from callbox.sandboxes.supervisor.snapshots import NEW
 
@@ -125,7 +127,7 @@ async def recover(body: Body) -> None:
     failure = "Its machine ended while there was no supervisor."
     try:
         # Before anything is adopted: a machine whose memory is whole may still stand there, and must not run again.
-        adopted = not await body.finish_save() and await body.adopt()
+        adopted = not await _commit_whole(body) and await body.adopt()
     except (SandboxError, OSError) as error:
         if body.record.reason is not None:
             return  # it has failed, and its record says why
@@ -179,6 +181,19 @@ def _clean_snapshots(folder: Path) -> None:
     for each in folder.iterdir() if folder.is_dir() else ():
         if each.name.endswith(NEW):
             remove_tree(each)
+
+
+async def _commit_whole(body: Body) -> bool:
+    """Complete a save whose supervisor died while, or after, the driver wrote the memory. False if there is none."""
+    folder = body.place / "state.new"
+    fingerprint = await in_thread(intended, folder, body.record)
+    if fingerprint is None or not await body.driver.saved_whole(body.machine_spec, folder / saved.MACHINE):
+        return False
+    await body.kill()
+    await in_thread(sync_tree, folder)
+    await in_thread(sync_path, body.place / "disk.img")
+    await in_thread(commit, body.place, folder, body.record, fingerprint, body.host.points.reach)
+    return True
 
 
 def _finish_save(body: Body) -> None:
