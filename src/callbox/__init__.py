@@ -10,6 +10,7 @@ from callbox.tools.toolset import install_definitions
 if TYPE_CHECKING:
     from callbox import errors as errors
     from callbox.agents.agent import Agent as Agent
+    from callbox.agents.session import Session as Session
     from callbox.calls.call import ToolCall as ToolCall
     from callbox.calls.call import ToolResult as ToolResult
     from callbox.errors import ToolError as ToolError
@@ -34,6 +35,7 @@ _HOMES = {
     "Gate": "callbox.gate.gate",
     "Policy": "callbox.policy.policy",
     "Sandbox": "callbox.sandboxes.sandbox",
+    "Session": "callbox.agents.session",
     "Tool": "callbox.tools.tool",
     "ToolCall": "callbox.calls.call",
     "ToolError": "callbox.errors",
@@ -51,6 +53,7 @@ __all__ = [
     "Gate",
     "Policy",
     "Sandbox",
+    "Session",
     "Tool",
     "ToolCall",
     "ToolError",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from callbox.agents.asking import ask, next_request
 from callbox.agents.conversation import Context, Conversation, definitions_tokens
 from callbox.agents.loop import Loop
+from callbox.agents.prompt import Prompt, messages_of
 from callbox.agents.run import Run
 from callbox.agents.stream import RunStream
 from callbox.context.counting import Calibration
@@ -28,8 +29,10 @@ from callbox.providers.registry import provider as find_provider
 from callbox.tools.tool import Tool
 from callbox.tools.toolset import Toolset
 
-Prompt: TypeAlias = str | Message | Sequence[Message]
-"""What the person says: text, or messages with images in them."""
+if TYPE_CHECKING:
+    from callbox.agents.session import Session
+    from callbox.sessions.fold import SessionState
+    from callbox.stores.store import Store
 
 
 class Agent:
@@ -48,6 +51,8 @@ class Agent:
         policy, approver, sanitizer, limits: See `Gate`.
         context: What is sent to the model when the conversation or the toolset is large; see `Context`.
         request: What every request has in common (temperature, output tokens, ...); its messages and tools are ignored.
+        store: Where sessions are kept: a `Store`, ``"sqlite:///path/to.db"``, ``"postgresql://..."`` or ``"memory"``.
+            None: in ``sessions.db`` in callbox's folder (``$CALLBOX_HOME``, else ``~/.local/share/callbox``).
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Agent:
         limits: Limits = DEFAULT_LIMITS,
         context: Context | None = None,
         request: Request | None = None,
+        store: str | Store | None = None,
     ) -> None:
         self.provider: Provider = find_provider(model)
         self.instructions = instructions
@@ -75,7 +81,9 @@ class Agent:
         self.gate = Gate(toolset, policy=policy, approver=approver, sanitizer=sanitizer, limits=limits)
         self._settings = request or Request(messages=())
         self._definitions_tokens = definitions_tokens(toolset, self.context.counter)
-        self._restore = find_dialect(self.provider.dialect).restore
+        self.restore = find_dialect(self.provider.dialect).restore
+        self._where = store
+        self._store: Store | None = None
 
     @property
     def toolset(self) -> Toolset:
@@ -104,7 +112,7 @@ class Agent:
                 reply = await ask(self.provider, loop, request)
                 if reply is None:
                     break
-                prepared = gate.prepare(reply.calls, restore=self._restore)
+                prepared = gate.prepare(reply.calls, restore=self.restore)
                 if loop.take(reply, [call for call, _ in prepared]):
                     async with gate.turn(caller=caller, budget=loop.budget) as turn:
                         loop.give(await turn.finish((), prepared=prepared))
@@ -148,10 +156,37 @@ class Agent:
         loop, gate = self._begin(prompt, history)
         return RunStream(self.provider, loop, gate, caller)
 
+    def session(self, session_id: str, *, caller: Caller = ANYONE, **options: Any) -> Session:
+        """A durable conversation: it goes on after a crash, in any process, on any host that reaches the store.
+
+        Args:
+            session_id: Names it within ``caller.tenant_id``.
+            caller: On whose behalf.
+            options: See `Session`.
+
+        Raises:
+            ConfigurationError: The store cannot be used as it was given.
+        """
+        from callbox.agents.session import Session
+
+        return Session(self, self.store, session_id, caller=caller, **options)
+
+    @property
+    def store(self) -> Store:
+        """Where sessions are kept; opened when it is first needed."""
+        if self._store is None:
+            from callbox.stores.opening import open_store
+
+            self._store = open_store(self._where)
+        return self._store
+
     async def aclose(self) -> None:
-        """Close connections of the provider and of runners. Idempotent; the agent can be used again."""
+        """Close connections of the provider, of runners and of the store. Idempotent; the agent can be used again."""
         await self.provider.aclose()
         await self.gate.aclose()
+        store, self._store = self._store, None
+        if store is not None and store is not self._where:  # one that we were given is its giver's to close
+            await store.aclose()
 
     async def __aenter__(self) -> Agent:
         return self
@@ -159,18 +194,21 @@ class Agent:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def _begin(self, prompt: Prompt, history: Sequence[Message]) -> tuple[Loop, Gate]:
+    def begin_at(self, state: SessionState) -> tuple[Loop, Gate]:
+        """The bookkeeping of a session's run, as it was when its last entry was written."""
+        run = state.run
+        budget = Budget(self.limits) if run is None else Budget(self.limits, run_id=run.id, calls=run.calls)
+        loop, gate = self._begin((), state.messages, budget)
+        if run is not None:
+            loop.turns, loop.usage = run.turns, run.usage
+        return loop, gate
+
+    def _begin(self, prompt: Prompt, history: Sequence[Message], budget: Budget | None = None) -> tuple[Loop, Gate]:
         conversation = Conversation(self.context, self.toolset, self._definitions_tokens)
         if self.instructions:
             conversation.add(Message.system(self.instructions))
             # The history may be another agent's: its instructions must not be taken for ours.
             history = [message for message in history if message.role != "system"]
-        conversation.begin((*history, *_messages(prompt)))
-        loop = Loop(conversation, self._settings, Budget(self.limits))
+        conversation.begin((*history, *messages_of(prompt)))
+        loop = Loop(conversation, self._settings, budget or Budget(self.limits))
         return loop, self.gate.with_own_tools(conversation.own_tools)
-
-
-def _messages(prompt: Prompt) -> Sequence[Message]:
-    if isinstance(prompt, str):
-        return (Message.user(prompt),)
-    return (prompt,) if isinstance(prompt, Message) else prompt

@@ -104,6 +104,15 @@ class Loop:
         self._end("time")
         return True
 
+    @property
+    def pending(self) -> Message | None:
+        """The answer whose calls are to be run, until `give`."""
+        return self._pending
+
+    def reopen(self, pending: Message) -> None:
+        """Go on where an earlier process stopped: with an answer whose calls have no results yet."""
+        self._pending = pending
+
     def give(self, results: Sequence[ToolResult]) -> None:
         """Record the results of the calls that `take` asked for."""
         assert self._pending is not None, "take said that there are calls to run"

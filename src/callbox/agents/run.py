@@ -8,10 +8,14 @@ from typing import Literal, TypeAlias
 from callbox.calls.call import ToolCall, ToolResult
 from callbox.context.cost import RunCost
 from callbox.messages import NO_USAGE, Message, Usage
+from callbox.policy.approval import Approval
 
-Stop: TypeAlias = Literal["done", "refusal", "filter", "length", "calls", "corrections", "turns", "time", "failed"]
+Stop: TypeAlias = Literal[
+    "done", "refusal", "filter", "length", "calls", "corrections", "turns", "time", "failed", "approval"
+]
 """Why the run ended: the model was done, refused, was cut by its vendor or by its output budget; the run's budget of
-calls, corrections, turns or time was spent; or its provider failed."""
+calls, corrections, turns or time was spent; or its provider failed. ``"approval"``: a session's run has not ended, it
+waits for a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,7 @@ class Run:
         usage: Tokens as the vendor counted them, all requests together.
         cost: Where the tokens went.
         turns: Requests that were answered.
+        approvals: What a session's run waits for, when `stop` is ``"approval"``.
     """
 
     id: str
@@ -39,3 +44,4 @@ class Run:
     usage: Usage = NO_USAGE
     cost: RunCost
     turns: int = 0
+    approvals: list[Approval] = field(default_factory=list[Approval])

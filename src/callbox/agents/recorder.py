@@ -1,0 +1,90 @@
+"""Writes what happens to the calls of a session into its journal, and finds there what an earlier process wrote."""
+
+from __future__ import annotations
+
+from callbox.calls.call import ToolCall, ToolResult
+from callbox.errors import ApprovalError
+from callbox.gate.recording import Verdict
+from callbox.ids import new_id
+from callbox.policy.approval import Approval, approval_digest
+from callbox.policy.policy import Ask
+from callbox.sessions.entries import Answered, Asked, Intended
+from callbox.sessions.fold import OpenTurn
+from callbox.sessions.journal import Writer
+from callbox.tools.tool import Tool
+
+
+class SessionRecorder:
+    """A `Recorder` over a session's journal."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._uses: dict[str, str] = {}  # call id -> the approval that it uses up
+        self._paused = False
+
+    @property
+    def paused(self) -> bool:
+        """See `Recorder.paused`."""
+        return self._paused
+
+    async def approval(self, call: ToolCall, tool: Tool, ask: Ask, policy_version: str) -> tuple[Verdict, str]:
+        """See `Recorder.approval`. A yes holds for what was shown: the same tool, arguments, policy and session."""
+        state, session = self._writer.state, self._writer.journal.key.session
+        digest = approval_digest(tool, call.arguments, policy_version=policy_version, session=session)
+        begun = self._turn().intents.get(call.id)
+        if begun is not None and begun.approval is not None and state.approvals[begun.approval].digest == digest:
+            return "approved", ""  # it had begun when everything stopped, and may be run again under the same key
+        for known in reversed(state.approvals.values()):
+            if known.call_id != call.id or known.digest != digest or known.used:
+                continue
+            if known.approved is None:
+                self._paused = True
+                return "pending", ""
+            if known.approved:
+                self._uses[call.id] = known.id
+                return "approved", known.note
+            return "refused", _refusal(known)
+        asked = Asked(
+            approval=new_id("apr"), call=call.id, tool=tool.name, arguments=call.arguments, digest=digest,
+            reason=ask.reason,
+        )  # fmt: skip
+        self._writer.reach("approval.before")
+        await self._writer.write(asked)
+        self._writer.reach("approval.after")
+        self._paused = True
+        return "pending", ""
+
+    async def intent(self, call: ToolCall, tool: Tool) -> str:
+        """See `Recorder.intent`."""
+        turn = self._turn()
+        begun = turn.intents.get(call.id)
+        if begun is not None:
+            return begun.key
+        place = [each.id for each in turn.message.calls].index(call.id)
+        run = self._writer.state.run
+        assert run is not None, "a turn belongs to a run"
+        key = f"{run.id}.{turn.seq}.{place}"
+        self._writer.reach("intent.before")
+        approval = self._uses.get(call.id)
+        if approval is not None and self._writer.state.approvals[approval].used:
+            raise ApprovalError(f"Approval {approval} was used already.")
+        await self._writer.write(Intended(call=call.id, key=key, version=tool.version, approval=approval))
+        self._writer.reach("intent.after")
+        return key
+
+    async def outcome(self, call: ToolCall, result: ToolResult) -> None:
+        """See `Recorder.outcome`."""
+        del call
+        self._writer.reach("outcome.before")
+        await self._writer.write(Answered(result=result))
+        self._writer.reach("outcome.after")
+
+    def _turn(self) -> OpenTurn:
+        turn = self._writer.state.turn
+        assert turn is not None, "calls run only while a turn is open"
+        return turn
+
+
+def _refusal(approval: Approval) -> str:
+    said = f": {approval.note}" if approval.note else "."
+    return f"{approval.by or 'A person'} refused this call{said}"

@@ -1,0 +1,340 @@
+"""A durable conversation with an agent: what was said and done survives crashes, restarts and redeploys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Protocol
+
+from callbox.agents.asking import ask, next_request
+from callbox.agents.loop import Loop
+from callbox.agents.prompt import Prompt, messages_of
+from callbox.agents.recorder import SessionRecorder
+from callbox.agents.run import Run
+from callbox.calls import feedback
+from callbox.calls.call import ToolCall, ToolResult
+from callbox.errors import ApprovalError, ApprovalPending, ConfigurationError, ProviderError, SessionError
+from callbox.gate.caller import Caller
+from callbox.gate.gate import Gate, Restore
+from callbox.gate.passage import Observer
+from callbox.ids import new_id
+from callbox.messages import Message
+from callbox.policy.approval import Approval
+from callbox.providers.provider import Provider
+from callbox.sessions.entries import Answered, Began, Decided, Ended, Noted, Replied, Rewound
+from callbox.sessions.fold import OpenTurn, Placed, SessionState
+from callbox.sessions.journal import LEASE_TTL_S, Journal, Writer, nothing
+from callbox.stores.store import Parent, SessionKey, Store
+from callbox.tools.toolset import Toolset
+from callbox.values import JsonObject
+
+BUSY_WAIT_S = 10.0
+"""How long a call waits for another process or task that works on the same session."""
+
+DEFAULT_TENANT = "default"
+
+
+class Answerer(Protocol):
+    """What a session needs of its agent."""
+
+    provider: Provider
+    gate: Gate
+    restore: Restore
+
+    def begin_at(self, state: SessionState) -> tuple[Loop, Gate]:
+        """The bookkeeping of a session's run, as it was when its last entry was written."""
+        ...
+
+
+class Session:
+    """One conversation, kept in a store. Made by `Agent.session`; cheap, and made anew in every process.
+
+    Example::
+
+        session = agent.session("customer-42")
+        run = await session.run("Where is A-1042?")
+        if run.stop == "approval":
+            await session.approve(run.approvals[0].id, by="kim@example.com")
+            run = await session.resume()
+
+    Everything that was acknowledged is there after a crash: the run goes on after its last durable step. A call whose
+    outcome the crash hid is answered with ``outcome_unknown``; only if its tool is idempotent, or only reads, it is
+    run again, with the same idempotency key.
+
+    Args:
+        agent: Who answers.
+        store: Where the journal is kept.
+        session_id: Names it within the tenant.
+        caller: On whose behalf calls are made, unless a method is told otherwise.
+        busy_wait_s: See `BUSY_WAIT_S`.
+        lease_ttl_s: How long others wait for a process that holds the session and does not say anything any more.
+        reach: For tests of faults: told every point that it passes.
+    """
+
+    def __init__(
+        self,
+        agent: Answerer,
+        store: Store,
+        session_id: str,
+        *,
+        caller: Caller,
+        busy_wait_s: float = BUSY_WAIT_S,
+        lease_ttl_s: float = LEASE_TTL_S,
+        reach: Callable[[str], None] = nothing,
+    ) -> None:
+        if not session_id:
+            raise ConfigurationError("A session needs an id.", hint='Use agent.session("customer-42").')
+        self._agent = agent
+        self._store = store
+        tenant = caller.tenant_id or DEFAULT_TENANT
+        self._caller = replace(caller, session_id=session_id, tenant_id=tenant)
+        self._busy_wait_s = busy_wait_s
+        self._lease_ttl_s = lease_ttl_s
+        self._reach = reach
+        self.journal = Journal(store, SessionKey(tenant, session_id), reach=reach)
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self.journal.key.session
+
+    # --- running ---
+
+    async def run(self, prompt: Prompt, *, key: str | None = None, observer: Observer | None = None) -> Run:
+        """Say something, and have it answered; or go on with the very same prompt after a crash.
+
+        If the session has an unfinished run of the same prompt, that one goes on. If it has one of another prompt, that
+        one is brought to its end first.
+
+        Args:
+            prompt: What the person says.
+            key: The caller's idempotency key for this prompt (a message id, say): said again with the same key, also
+                long after it was answered, the answer of then is returned and nothing is done.
+            observer: Is told when calls start and finish.
+
+        Returns:
+            The run. When `Run.stop` is ``"approval"`` it has not ended: decide, then call `resume`.
+
+        Raises:
+            ApprovalPending: A run of another prompt waits for a person.
+            SessionBusy: Another process or task works on it, still.
+            SessionFenced: Another process took it over.
+            StoreError, ProviderError: See there; `resume` goes on later.
+        """
+        said = tuple(messages_of(prompt))
+        await self.journal.ensure()
+        async with self._writing() as writer:
+            state = writer.state
+            if key is not None and key in state.answered:
+                run_id, stop, output = state.answered[key]
+                return self._finished(state, run_id, stop, output)
+            if state.unfinished and state.run is not None:
+                if state.run.prompt == said and state.run.prompt_key == key:
+                    return await self._go_on(writer, observer)
+                run = await self._go_on(writer, observer)
+                if run.stop == "approval":
+                    raise ApprovalPending(
+                        f"The session waits for {len(run.approvals)} approvals of an earlier run.",
+                        hint=f"Decide {run.approvals[0].id}, then say this again.",
+                    )
+            await writer.write(Began(run=new_id("run"), prompt=said, prompt_key=key))
+            return await self._go_on(writer, observer)
+
+    async def resume(self, *, observer: Observer | None = None) -> Run:
+        """Go on with the run that has not ended: after a crash, or after an approval. The last run if it has.
+
+        Raises:
+            SessionNotFound: There is no such session.
+            SessionError: Nothing was ever said in it.
+        """
+        async with self._writing() as writer:
+            run = writer.state.run
+            if run is None:
+                raise SessionError("Nothing was said in this session yet.", hint="Use: await session.run(...)")
+            if run.stop is not None:
+                return self._finished(writer.state, run.id, run.stop, run.output)
+            return await self._go_on(writer, observer)
+
+    async def _go_on(self, writer: Writer, observer: Observer | None) -> Run:
+        agent, state = self._agent, writer.state
+        loop, gate = agent.begin_at(state)
+        try:
+            if state.turn is not None:
+                loop.reopen(state.turn.message)
+                if not await self._answer(writer, loop, gate, observer):
+                    return self._waits(writer, loop)
+            while (request := await next_request(agent.provider, loop)) is not None:
+                before = len(loop.conversation.messages)
+                reply = await ask(agent.provider, loop, request)
+                if reply is None:
+                    break
+                prepared = gate.prepare(reply.calls, restore=agent.restore)
+                opens = loop.take(reply, [call for call, _ in prepared])
+                kept = loop.conversation.messages[before:]
+                message = loop.pending if opens else (kept[0] if kept else None)
+                writer.reach("reply.before")
+                await writer.write(Replied(message=message, opens=opens, usage=reply.usage))
+                writer.reach("reply.after")
+                if opens and not await self._answer(writer, loop, gate, observer):
+                    return self._waits(writer, loop)
+        except ProviderError as error:
+            error.run = loop.result()
+            raise
+        run = loop.result()
+        writer.reach("ended.before")
+        await writer.write(Ended(run=run.id, stop=run.stop, output=run.output))
+        writer.reach("ended.after")
+        return run
+
+    async def _answer(self, writer: Writer, loop: Loop, gate: Gate, observer: Observer | None) -> bool:
+        """Bring every call of the open turn to its result. False if one waits for a person."""
+        turn = writer.state.turn
+        if turn is None:  # no call of it could be read: each has its result by itself
+            assert loop.pending is not None
+            errors = [ToolResult.failed(call, call.error) for call in loop.pending.calls if call.error is not None]
+            loop.budget.count_turn(errors)
+            loop.give(errors)
+            return True
+        if lost := [Answered(result=result) for call in turn.missing() if (result := _lost(call, turn, gate.toolset))]:
+            writer.reach("recovery.before")
+            await writer.write(*lost)
+            writer.reach("recovery.after")
+        if missing := turn.missing():
+            recorder = SessionRecorder(writer)
+            async with gate.turn(
+                caller=self._caller, budget=loop.budget, observer=observer, recorder=recorder
+            ) as running:
+                await running.finish((), prepared=[(call, gate.toolset.get(call.name)) for call in missing])
+                if running.paused:
+                    return False
+        loop.give(turn.all_results())
+        return True
+
+    def _waits(self, writer: Writer, loop: Loop) -> Run:
+        waiting = writer.state.waiting
+        names = ", ".join(each.tool for each in waiting)
+        return replace(loop.result(), stop="approval", output=f"Waits for approval of {names}.", approvals=waiting)
+
+    def _finished(self, state: SessionState, run_id: str, stop: str, output: str) -> Run:
+        run = self._agent.begin_at(state)[0].result()
+        return replace(run, id=run_id, stop=stop, output=output)  # pyright: ignore[reportArgumentType] - as it was written
+
+    # --- approvals ---
+
+    async def approvals(self) -> list[Approval]:
+        """What waits for a person now."""
+        return (await self.state()).waiting
+
+    async def approve(self, approval_id: str, *, by: str, note: str = "") -> Approval:
+        """Say yes to one call, once. It runs at the next `resume`.
+
+        Args:
+            approval_id: `Approval.id`.
+            by: Who decides; kept in the journal.
+            note: Why; kept in the journal.
+
+        Raises:
+            ApprovalError: There is no such approval, or it was decided already.
+        """
+        return await self._decide(approval_id, approved=True, by=by, note=note)
+
+    async def refuse(self, approval_id: str, *, by: str, note: str = "") -> Approval:
+        """Say no to one call. The model is told so, and `note`, at the next `resume`. Raises like `approve`."""
+        return await self._decide(approval_id, approved=False, by=by, note=note)
+
+    async def _decide(self, approval_id: str, *, approved: bool, by: str, note: str) -> Approval:
+        async with self._writing() as writer:
+            return await decide(writer, approval_id, approved=approved, by=by, note=note)
+
+    # --- looking, forking, forgetting ---
+
+    async def state(self) -> SessionState:
+        """What the journal comes to now. Reading needs nobody's leave: a run may be under way."""
+        return await self.journal.state()
+
+    async def messages(self) -> list[Message]:
+        """The conversation so far; always one that a model API accepts."""
+        return (await self.state()).messages
+
+    def events(self, after: int = 0) -> AsyncGenerator[Placed]:
+        """The journal's entries above `after`, then each as it is written, by whatever process."""
+        return self.journal.follow(after)
+
+    async def fork(self, session_id: str, *, at: int | None = None) -> Session:
+        """Make another session that shares this one's journal up to `at`, by reference. No effect is run again.
+
+        Args:
+            session_id: The new one's id.
+            at: The last entry to share; None: all there is. A call that had no outcome then has none in the fork.
+
+        Raises:
+            SessionError: There is a session of that id.
+            SessionNotFound: This one is shorter, or not there.
+        """
+        info = await self._store.info(self.journal.key)
+        upto = at if at is not None else (info.last_seq if info is not None else 0)
+        other = Session(
+            self._agent, self._store, session_id, caller=self._caller, busy_wait_s=self._busy_wait_s,
+            lease_ttl_s=self._lease_ttl_s, reach=self._reach,
+        )  # fmt: skip
+        if not await other.journal.ensure(parent=Parent(self.id, upto)):
+            raise SessionError(f"There is a session {session_id!r} already.", hint="Choose another id.")
+        return other
+
+    async def rewind(self, to: int) -> None:
+        """Let everything after entry `to` count as not said. What tools did meanwhile is not undone.
+
+        Raises:
+            SessionError: There is no such entry.
+        """
+        async with self._writing() as writer:
+            if not 0 <= to < writer.state.seq:
+                raise SessionError(f"The session has entries 1 to {writer.state.seq}.", hint="Rewind to one of them.")
+            await writer.write(Rewound(to=to))
+
+    async def note(self, values: JsonObject) -> None:
+        """Keep values with the session: JSON, by name; a later value replaces an earlier one."""
+        await self.journal.ensure()
+        async with self._writing() as writer:
+            await writer.write(Noted(values=values))
+
+    async def erase(self) -> bool:
+        """Forget everything: its journal cannot be read afterwards, not even from copies. False if there was none.
+
+        Raises:
+            SessionHasForks: Others share its entries; erase them first.
+        """
+        return await self._store.erase(self.journal.key)
+
+    def _writing(self) -> AbstractAsyncContextManager[Writer]:
+        return self.journal.writing(wait_s=self._busy_wait_s, ttl_s=self._lease_ttl_s)
+
+
+def _lost(call: ToolCall, turn: OpenTurn, toolset: Toolset) -> ToolResult | None:
+    """The result of a call that cannot be run now: its tool is gone, or a crash hid what came of it."""
+    tool = toolset.get(call.name)
+    intent = turn.intents.get(call.id)
+    if intent is None:
+        return None if tool is not None else ToolResult.failed(call, feedback.unknown_tool(call.name, toolset.names))
+    # A tool that has changed since says nothing about the one that ran.
+    may_run_again = tool is not None and tool.version == intent.version and (tool.idempotent or tool.reads_only)
+    return None if may_run_again else ToolResult.failed(call, feedback.outcome_unknown(call.name))
+
+
+async def decide(writer: Writer, approval_id: str, *, approved: bool, by: str, note: str = "") -> Approval:
+    """Write down a person's decision. See `Session.approve`."""
+    known = writer.state.approvals.get(approval_id)
+    if known is None:
+        raise ApprovalError(f"The session has no approval {approval_id!r}.", hint="Run: callbox approvals ls")
+    if known.approved is not None:
+        word = "approved" if known.approved else "refused"
+        raise ApprovalError(f"It was {word} already, by {known.by or 'somebody'}.")
+    if known not in writer.state.waiting:
+        raise ApprovalError("Nothing waits for it any more.")
+    if not by:
+        raise ApprovalError("Who decides?", hint='Use by="kim@example.com".')
+    writer.reach("decision.before")
+    await writer.write(Decided(approval=approval_id, approved=approved, by=by, note=note))
+    writer.reach("decision.after")
+    return writer.state.approvals[approval_id]

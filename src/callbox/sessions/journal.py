@@ -1,0 +1,273 @@
+"""One session's journal: entries, sealed and in order, over any store. Reading needs no lease; writing does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+from callbox.errors import JournalDamaged, SessionBusy, SessionFenced, SessionNotFound, StoreUnavailable
+from callbox.ids import new_id
+from callbox.sessions.coding import decode, encode
+from callbox.sessions.entries import Entry, Rewound, unique_key
+from callbox.sessions.fold import Placed, SessionState, fold
+from callbox.sessions.sealing import Sealer, new_secret
+from callbox.stores.store import Event, Lease, NewEvent, Parent, SessionKey, Status, Store, this_process
+
+_LOG = logging.getLogger("callbox.sessions")
+
+LEASE_TTL_S = 30.0
+"""A writer that was not heard of for so long has lost its session to whoever wants it."""
+
+RENEWALS_PER_TTL = 3
+FORKS_DEEP_MAX = 64
+"""Forks of forks."""
+
+APPEND_TRIES = 5
+APPEND_WAIT_S = 0.2
+"""Between two tries to append when the store cannot be reached; each further wait is twice as long."""
+
+BUSY_POLL_S = 0.05
+
+
+def nothing(point: str) -> None:
+    """Where tests of faults reach in."""
+    del point
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A part of a journal that is kept under one session: a fork has its parents' parts before its own.
+
+    Attributes:
+        key: Whose.
+        after, until: Its numbers, exclusive and inclusive; `until` None: to the end.
+        sealer: Opens it.
+    """
+
+    key: SessionKey
+    after: int
+    until: int | None
+    sealer: Sealer
+
+
+class Journal:
+    """Reads a session's journal, and hands out the right to write to it."""
+
+    def __init__(self, store: Store, key: SessionKey, *, reach: Callable[[str], None] = nothing) -> None:
+        self.store = store
+        self.key = key
+        self._reach = reach
+        self._links: list[Link] = []
+
+    async def ensure(self, *, parent: Parent | None = None, expires_at: float | None = None) -> bool:
+        """Make the session if there is none. Whether it was made."""
+        return await self.store.create(self.key, new_secret(), parent=parent, expires_at=expires_at)
+
+    async def read(self, after: int = 0) -> list[Placed]:
+        """All entries with numbers above `after`, a fork's parents' first.
+
+        Raises:
+            SessionNotFound: It, or a session that it was forked from, is not there any more.
+            JournalDamaged: It is not what was written.
+        """
+        placed: list[Placed] = []
+        for link in await self._chain():
+            if link.until is not None and link.until <= after:
+                continue
+            placed += [_open(event, link.sealer) async for event in self._events(link, max(after, link.after))]
+        for before, each in itertools.pairwise(placed):
+            if each.seq != before.seq + 1:
+                raise JournalDamaged(f"Entries {before.seq + 1} to {each.seq - 1} of the session are missing.")
+        return placed
+
+    async def state(self) -> SessionState:
+        """What it comes to now."""
+        return fold(await self.read(), self.key.session)
+
+    async def follow(self, after: int = 0) -> AsyncGenerator[Placed]:
+        """Entries above `after`, then each as it is written, by whatever process."""
+        for placed in await self.read(after):
+            yield placed
+            after = placed.seq
+        own = (await self._chain())[-1]
+        events = self.store.follow(self.key, after=after)
+        try:
+            async for event in events:
+                yield _open(event, own.sealer)
+        finally:
+            await events.aclose()
+
+    @contextlib.asynccontextmanager
+    async def writing(self, *, wait_s: float = 0.0, ttl_s: float = LEASE_TTL_S) -> AsyncGenerator[Writer]:
+        """Hold the session: nobody else writes to it meanwhile.
+
+        Args:
+            wait_s: Seconds to wait for another process or task that holds it.
+            ttl_s: How long others wait for a holder that does not say anything any more.
+
+        Raises:
+            SessionBusy: Somebody has it, still.
+            SessionFenced: Somebody took it over meanwhile; raised by what is then tried to be written.
+        """
+        owner = this_process(new_id("w"))
+        lease = await self._acquired(owner, wait_s, ttl_s)
+        writer: Writer | None = None
+        try:
+            own = (await self._chain())[-1]
+            writer = Writer(self, lease, own.sealer, await self.state(), self._reach)
+            yield writer
+        finally:
+            if writer is not None:
+                await writer.aclose()
+            with contextlib.suppress(StoreUnavailable, SessionFenced):
+                await self.store.release(lease)
+
+    async def _acquired(self, owner: str, wait_s: float, ttl_s: float) -> Lease:
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            try:
+                return await self.store.acquire(self.key, owner, ttl_s=ttl_s)
+            except SessionBusy:
+                left_s = deadline - asyncio.get_running_loop().time()
+                if left_s <= 0:
+                    raise
+                await asyncio.sleep(min(BUSY_POLL_S, left_s))
+
+    async def _chain(self) -> list[Link]:
+        """The parts of the journal, the oldest ancestor's first."""
+        if self._links:
+            return self._links
+        links: list[Link] = []
+        key, until = self.key, None
+        while True:
+            info, secret = await self.store.info(key), await self.store.secret(key)
+            if info is None or secret is None:
+                raise SessionNotFound(f"There is no session {key.session!r}.")
+            links.insert(0, Link(key, 0 if info.parent is None else info.parent.seq, until, Sealer(key, secret)))
+            if info.parent is None:
+                break
+            if len(links) > FORKS_DEEP_MAX:
+                raise JournalDamaged("The session is a fork of too many forks.")
+            key, until = SessionKey(key.tenant, info.parent.session), info.parent.seq
+        self._links = links
+        return links
+
+    async def _events(self, link: Link, after: int) -> AsyncGenerator[Event]:
+        while events := await self.store.read(link.key, after=after):
+            for event in events:
+                if link.until is not None and event.seq > link.until:
+                    return
+                yield event
+            after = events[-1].seq
+
+
+class Writer:
+    """The right to write to a session, and its state. Entries of tasks that write at the same time share one append."""
+
+    def __init__(
+        self, journal: Journal, lease: Lease, sealer: Sealer, state: SessionState, reach: Callable[[str], None]
+    ) -> None:
+        self.journal = journal
+        self.state = state
+        self.reach = reach
+        self._lease = lease
+        self._sealer = sealer
+        self._waiting: list[tuple[Sequence[Entry], asyncio.Future[None]]] = []
+        self._appending: asyncio.Task[None] | None = None
+        self._failed: BaseException | None = None
+        self._renewing = asyncio.create_task(self._renew())
+
+    async def write(self, *entries: Entry) -> None:
+        """Append entries, together. They are durable, and in `state`, when this returns.
+
+        Raises:
+            SessionFenced: The session was taken over. Nothing was written, nor will be.
+            StoreUnavailable: The store could not be reached for some time. It is not known whether they were written;
+                nothing more can be written with this writer.
+        """
+        if self._failed is not None:
+            raise self._failed
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((entries, future))
+        if self._appending is None:
+            self._appending = asyncio.create_task(self._append_all())
+        await asyncio.shield(future)
+
+    async def aclose(self) -> None:
+        """Stop writing; what was begun is ended first."""
+        self._renewing.cancel()
+        await asyncio.gather(self._renewing, return_exceptions=True)
+        while self._appending is not None:
+            await asyncio.gather(self._appending, return_exceptions=True)
+
+    async def _append_all(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                try:
+                    await self._append([entry for entries, _ in batch for entry in entries])
+                except BaseException as error:
+                    self._failed = error
+                    for _, future in [*batch, *self._waiting]:
+                        if not future.done():
+                            future.set_exception(error)
+                            future.exception()  # whoever was cancelled meanwhile does not look
+                    self._waiting = []
+                    raise
+                for _, future in batch:
+                    if not future.done():
+                        future.set_result(None)
+        finally:
+            self._appending = None
+
+    async def _append(self, entries: Sequence[Entry]) -> None:
+        after = self.state.seq
+        events = [
+            NewEvent(entry.kind, self._sealer.seal(seq, entry.kind, encode(entry)), unique_key(entry))
+            for seq, entry in enumerate(entries, after + 1)
+        ]
+        status = await self._take_in(entries, after)
+        wait_s = APPEND_WAIT_S
+        for tries_left in reversed(range(APPEND_TRIES)):
+            try:
+                await self.journal.store.append(self._lease, after, events, status=status)
+                break
+            except StoreUnavailable:
+                # Whether it was written is not known: the very same append again is written once.
+                if not tries_left:
+                    raise
+                await asyncio.sleep(wait_s)
+                wait_s *= 2
+
+    async def _take_in(self, entries: Sequence[Entry], after: int) -> Status:
+        """Bring `state` to after these entries. If they are not written, nobody may use it any more."""
+        if any(isinstance(entry, Rewound) for entry in entries):
+            known = await self.journal.read()
+            placed = [Placed(seq, 0.0, entry) for seq, entry in enumerate(entries, after + 1)]
+            self.state = fold([*known, *placed], self.journal.key.session)
+        else:
+            now = time.time()
+            for seq, entry in enumerate(entries, after + 1):
+                self.state.apply(Placed(seq, now, entry), self.journal.key.session)
+        return self.state.status
+
+    async def _renew(self) -> None:
+        pause_s = self._lease.ttl_s / RENEWALS_PER_TTL
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await self.journal.store.renew(self._lease)
+            except StoreUnavailable as error:
+                _LOG.warning("The lease of a session could not be renewed: %s", error)
+            except SessionFenced as error:
+                self._failed = error
+                return
+
+
+def _open(event: Event, sealer: Sealer) -> Placed:
+    return Placed(event.seq, event.at, decode(event.kind, sealer.unseal(event.seq, event.kind, event.body)))
