@@ -173,8 +173,14 @@ class Session:
                 opens = loop.take(reply, [call for call, _ in prepared])
                 kept = loop.conversation.messages[before:]
                 message = loop.pending if opens else (kept[0] if kept else None)
+                said = Replied(message=message, opens=opens, usage=reply.usage)
+                run = loop.result()
                 writer.reach("reply.before")
-                await writer.write(Replied(message=message, opens=opens, usage=reply.usage))
+                if loop.stop is not None:  # its last words, and that they are
+                    await writer.write(said, Ended(run=run.id, stop=run.stop, output=run.output))
+                    writer.reach("reply.after")
+                    return run
+                await writer.write(said)
                 writer.reach("reply.after")
                 if opens and not await self._answer(writer, loop, gate, observer):
                     return self._waits(writer, loop)

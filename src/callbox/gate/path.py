@@ -14,7 +14,6 @@ from typing import Any
 
 from callbox.calls import feedback
 from callbox.calls.call import CallError, ToolResult
-from callbox.errors import CallboxError
 from callbox.gate.caller import Budget
 from callbox.gate.guards import Guards
 from callbox.gate.outcome import Outcomes
@@ -108,7 +107,9 @@ class CallPath:
 async def _intend(passage: Passage, recorder: Recorder) -> str:
     try:
         return await recorder.intent(passage.call, passage.tool)
-    except CallboxError as error:
+    except BaseException as error:
+        if is_our_cancellation(error):
+            raise
         raise NotRecorded(error) from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal, Protocol, TypeAlias
 
 from callbox.calls.call import ToolCall, ToolResult
-from callbox.errors import CallboxError
 from callbox.policy.policy import Ask
 from callbox.tools.tool import Tool
 
@@ -40,6 +39,6 @@ class Recorder(Protocol):
 class NotRecorded(Exception):
     """The recorder failed, and not the tool."""
 
-    def __init__(self, error: CallboxError) -> None:
+    def __init__(self, error: BaseException) -> None:
         self.error = error
         super().__init__(str(error))
