@@ -127,6 +127,7 @@ def outcome_unknown(tool: str) -> CallError:
     )
 
 
-def sandbox_lost(message: str = "The sandbox that ran this call is gone.") -> CallError:
-    """The machine under the call went away; what was only in its memory is lost."""
-    return CallError("sandbox_lost", message, retryable=True)
+def sandbox_lost(message: str = "The sandbox that ran this call is gone.", *, may_repeat: bool = True) -> CallError:
+    """The machine under the call went away; what was only in its memory is lost. `may_repeat`: a second run is safe."""
+    suggestion = None if may_repeat else "It may have had its effect: check before calling it again."
+    return CallError("sandbox_lost", message, suggestion=suggestion, retryable=may_repeat)

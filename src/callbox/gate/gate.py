@@ -54,6 +54,9 @@ class Gate:
             with ``approval_required``.
         sanitizer: Cleans the text of every result, and the words of every error.
         limits: See `Limits`.
+
+    Raises:
+        DefinitionError: A tool that runs in a sandbox uses what cannot be sent there.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Gate:
             "external": ExternalRunner(threads),
             "http": HttpRunner(),
         }
+        self._add_sandbox_runner()
         self._path = CallPath(
             Guards(threads, _as_policy(policy), approver),
             Slots(limits.concurrency_max),
@@ -81,6 +85,14 @@ class Gate:
             Outcomes(sanitizer, limits.result_chars_max),
         )
         self._own_tools: frozenset[str] = frozenset()
+
+    def _add_sandbox_runner(self) -> None:
+        """Only for toolsets that need it: sandboxes take time to import."""
+        if any(tool.binding is not None and tool.binding.kind == "sandbox" for tool in self.toolset):
+            from callbox.gate.runners.sandbox import SandboxRunner, check_places
+
+            check_places(self.toolset)
+            self._runners["sandbox"] = SandboxRunner()
 
     def read(self, dialect: str, response: Any) -> list[ToolCall]:
         """The calls in a vendor's response, read, repaired where that is lossless, and validated.

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from callbox.calls import feedback
 from callbox.calls.call import CallError, ToolResult
-from callbox.errors import Rejected, ToolError
+from callbox.errors import Rejected, SandboxLost, ToolError
 from callbox.gate.passage import Passage
 from callbox.gate.rendering import cut, render
 from callbox.gate.retry import is_retryable
@@ -49,6 +49,9 @@ class Outcomes:
             error = feedback.rejected_by_check(raised.message, raised.path, suggestion=raised.suggestion)
         elif isinstance(raised, ToolError):
             error = feedback.tool_failed(raised.message, suggestion=raised.suggestion, retryable=raised.retryable)
+        elif isinstance(raised, SandboxLost):
+            log.warning("Tool %s lost its sandbox on call %s", tool.name, passage.call.id, exc_info=raised)
+            error = feedback.sandbox_lost(may_repeat=is_retryable(tool, raised))
         else:
             log.warning("Tool %s failed on call %s", tool.name, passage.call.id, exc_info=raised)
             text = _text_of(raised) if tool.expose_errors else ""

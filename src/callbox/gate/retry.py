@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from callbox.errors import ToolError
+from callbox.errors import SandboxLost, ToolError
 from callbox.tools.tool import Tool
 
 RETRY_WAIT_S = 0.2
@@ -19,6 +19,8 @@ def is_retryable(tool: Tool, error: BaseException) -> bool:
     """Whether the tool allows another attempt after this error."""
     if isinstance(error, ToolError):
         return error.retryable
+    if isinstance(error, SandboxLost):  # it may have had its effect
+        return tool.idempotent or tool.reads_only
     return bool(tool.retry_on) and isinstance(error, tool.retry_on)
 
 

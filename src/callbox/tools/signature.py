@@ -22,6 +22,7 @@ from callbox.tools.parameters import (
     metadata_of,
     underlying,
 )
+from callbox.tools.sandbox_binding import Place, SandboxBinding, bind_to_sandbox, read_place
 from callbox.tools.tool import Approval, Effect, FunctionBinding, Tool
 from callbox.values import JsonObject
 
@@ -46,6 +47,7 @@ def tool(
     expose_errors: bool = False,
     title: str | None = None,
     pinned: bool = False,
+    runs_in: Place = None,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 
@@ -57,6 +59,7 @@ def tool(
     description: str | None = None,
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
     scopes: Collection[str] = (),
+    runs_in: Place = None,
     **options: Any,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a `Tool` of a function, as ``@tool`` or ``@tool(effect="read", ...)``; it is still called like the function.
@@ -72,19 +75,26 @@ def tool(
         description: Default: the docstring's summary and body.
         retry_on: One exception type or several.
         scopes: What a caller must hold.
+        runs_in: Where it runs: None or ``"process"`` is here; ``"sandbox:python"``, or a `SandboxPlace`, is a sandbox
+            of that image, one per session (docs/sandboxes.md, "Tools in sandboxes").
         **options: The other attributes of `Tool`.
 
     Raises:
         DefinitionError: No valid tool can be made; the message says what to change.
     """
 
+    place = read_place(runs_in)
+
     def make(target: Callable[..., Any]) -> Tool:
         read = read_function(target, name)
+        binding: FunctionBinding | SandboxBinding = read.binding
+        if place is not None:
+            binding = bind_to_sandbox(read.binding, place, read.name, read.hints)
         return Tool(
             name=read.name,
             description=read.description if description is None else inspect.cleandoc(description),
             parameters=read.parameters,
-            binding=read.binding,
+            binding=binding,
             scopes=frozenset((scopes,) if isinstance(scopes, str) else scopes),
             retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
             **options,
@@ -101,6 +111,7 @@ class ReadFunction:
     description: str
     parameters: JsonObject
     binding: FunctionBinding
+    hints: Mapping[str, Any]
 
 
 def read_function(target: Any, name: str | None = None) -> ReadFunction:
@@ -125,7 +136,7 @@ def read_function(target: Any, name: str | None = None) -> ReadFunction:
         convert=convert,
         needs_instance=is_method(target, plain),
     )
-    return ReadFunction(shown, doc.description, parameters, binding)
+    return ReadFunction(shown, doc.description, parameters, binding, found.hints)
 
 
 def _check_documented(documented: Collection[str], found: Parameters, plain: Any, shown: str) -> None:

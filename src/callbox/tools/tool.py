@@ -33,7 +33,7 @@ class Binding(Protocol):
 
     @property
     def kind(self) -> str:
-        """The runner's name: ``"function"``, ``"http"``, ``"external"``."""
+        """The runner's name: ``"function"``, ``"sandbox"``, ``"http"``, ``"external"``."""
         ...
 
 
@@ -155,9 +155,10 @@ class Tool:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the Python function itself, as if it had not been decorated."""
-        if not isinstance(self.binding, FunctionBinding):
+        function = getattr(self.binding, "function", None)
+        if function is None:
             raise ConfigurationError(f"Tool {self.name!r} is not a Python function; call it through a Gate.")
-        return self.binding.function(*args, **kwargs)
+        return function(*args, **kwargs)
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Tool:
         """A tool defined in a class body, read from an instance, is that instance's bound tool."""
