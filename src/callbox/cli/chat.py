@@ -12,8 +12,8 @@ from rich.text import Text
 from callbox.agents.agent import Agent
 from callbox.agents.events import CallFinished, CallProgress, CallRunning, RunEnded
 from callbox.agents.stream import RunStream
-from callbox.cli import demo
 from callbox.cli.approval import TerminalApprover
+from callbox.cli.question import TOOLS
 from callbox.cli.targets import load_toolset
 from callbox.cli.terminal import clean, console, shorten, show_call, show_error, show_result
 from callbox.errors import CallboxError, ConfigurationError
@@ -34,7 +34,7 @@ def chat(
 ) -> None:
     """Talk to a model that may call your tools. Ctrl-C cancels the answer, Ctrl-D leaves."""
     try:
-        toolset = load_toolset(tools) if tools else Toolset(demo.TOOLS)
+        toolset = load_toolset(tools) if tools else Toolset(TOOLS)
         agent = Agent(model, toolset, instructions, approver=TerminalApprover())
     except CallboxError as error:
         show_error(error)

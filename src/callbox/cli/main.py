@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from callbox.cli.chat import chat
-from callbox.cli.demo import demo
+from callbox.cli.demo import app as demo
 from callbox.cli.doctor import doctor
 from callbox.cli.images import app as images
 from callbox.cli.sandbox import app as sandbox
@@ -24,9 +24,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # locals hold keys and other people's data
 )
 app.command()(chat)
-app.command()(demo)
 app.command()(doctor)
 app.command()(setup)
+app.add_typer(demo, name="demo")
 app.add_typer(images, name="image", help="What sandboxes are made of.")
 app.add_typer(sandbox, name="sandbox", help="Isolated machines for code that nobody has read.")
 app.add_typer(tools, name="tools", help="Look at tools the way a model does.")

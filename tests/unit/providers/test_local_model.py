@@ -13,7 +13,7 @@ import pytest
 
 from callbox import Agent
 from callbox.calls.call import ToolCall, ToolResult
-from callbox.cli.demo import QUESTION, TOOLS
+from callbox.cli.question import QUESTION, TOOLS
 from callbox.errors import ConfigurationError, ContextOverflow, ProviderBadRequest, ProviderUnavailable
 from callbox.messages import CallDelta, CallReady, CallStarted, Finished, Message, TextDelta
 from callbox.providers.local import Local
