@@ -120,7 +120,9 @@ class Connections:
                     command_timeout=self._command_s,
                     server_settings=self._settings,
                 )
-            except asyncpg.ClientConfigurationError:  # its message may quote the whole URL
+            except OSError:  # of which some are ValueErrors, too: certificates
+                raise
+            except ValueError:  # also asyncpg's ClientConfigurationError; the message may quote the whole URL
                 raise ConfigurationError(
                     "Not a URL of a Postgres database.", hint="Write postgresql://user:password@host:5432/database."
                 ) from None

@@ -32,7 +32,7 @@ FROM sessions WHERE tenant = $1 AND
 """
 _READ = """
 SELECT e.seq, e.kind, e.body, e.key, e.at FROM sessions s JOIN events e ON e.tenant = s.tenant AND e.id = s.id
-WHERE s.tenant = $1 AND s.session = $2 AND e.seq > $3 ORDER BY e.seq LIMIT $4
+WHERE s.tenant = $1 AND s.session = $2 AND e.seq > $3 AND ($5::uuid IS NULL OR s.watch = $5) ORDER BY e.seq LIMIT $4
 """
 
 
@@ -151,9 +151,7 @@ class PostgresStore:
 
     async def read(self, key: SessionKey, *, after: int = 0, limit: int = EVENTS_READ_MAX) -> list[Event]:
         """See `Store.read`."""
-        limit = max(0, min(limit, EVENTS_READ_MAX))
-        rows = await self._rows("read events", key.tenant, _READ, key.session, after, limit)
-        return [Event(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+        return await self._events(key, after, limit)
 
     async def follow(self, key: SessionKey, *, after: int = 0) -> AsyncGenerator[Event]:
         """See `Store.follow`. Lost connections are opened again, however long the server is away."""
@@ -165,7 +163,7 @@ class PostgresStore:
             while True:
                 woken.clear()
                 try:
-                    events = await self.read(key, after=after)
+                    events = await self._events(key, after, EVENTS_READ_MAX, watch)
                     there = events or await self._watch(key) == watch
                 except StoreUnavailable:
                     if self._closed:
@@ -277,6 +275,12 @@ class PostgresStore:
         async with self._forgetting, self._connections.use("overwrite erased secrets") as connection:
             if await connection.fetchval("SELECT pending FROM forgetting"):
                 await connection.execute("SELECT forget()")
+
+    async def _events(self, key: SessionKey, after: int, limit: int, watch: str | None = None) -> list[Event]:
+        """Events of the session with that `watch`: one that was erased and made again is another."""
+        limit = max(0, min(limit, EVENTS_READ_MAX))
+        rows = await self._rows("read events", key.tenant, _READ, key.session, after, limit, watch)
+        return [Event(row[0], row[1], row[2], row[3], row[4]) for row in rows]
 
     async def _watch(self, key: SessionKey) -> str | None:
         query = "SELECT watch::text FROM sessions WHERE tenant = $1 AND session = $2"

@@ -1,0 +1,101 @@
+"""Tables are made and brought forward once, whoever is first, and never back."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import asyncpg
+import pytest
+
+from callbox.errors import JournalDamaged, StoreError
+from callbox.stores.postgres.migrations import migrate, released
+from callbox.stores.postgres.store import PostgresStore
+from callbox.stores.store import NewEvent, SessionKey
+
+KEY = SessionKey("acme", "one")
+NEXT = """
+ALTER TABLE sessions ADD COLUMN title text;
+ALTER TABLE sessions NO FORCE ROW LEVEL SECURITY;
+UPDATE sessions SET title = session;
+ALTER TABLE sessions FORCE ROW LEVEL SECURITY;
+"""
+MIGRATE = """
+import asyncio, sys
+from callbox.stores.postgres.store import PostgresStore
+async def main():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    store = PostgresStore(sys.argv[1])
+    print(await store.migrate(), flush=True)
+    await store.aclose()
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def owner(database):
+    connection = await asyncpg.connect(database.url)
+    yield connection
+    await connection.close()
+
+
+async def test_an_empty_database_gets_all_versions_once(owner) -> None:
+    assert await migrate(owner, "callbox", released()) == len(released())
+    assert await migrate(owner, "callbox", released()) == 0
+
+
+async def test_of_processes_that_start_together_one_migrates(database) -> None:
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", MIGRATE, database.url, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert await process.stdout.readline() == b"ready\n"
+    answers = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    assert sorted(int(out) for out, _ in answers) == [0, 0, 0, len(released())]
+
+
+async def test_an_older_database_is_brought_forward_with_its_rows(database, store, owner) -> None:
+    await store.create(KEY, b"secret")
+    lease = await store.acquire(KEY, "writer", ttl_s=60)
+    await store.append(lease, 0, [NewEvent("intent", b"before")], status="running")
+    assert await migrate(owner, "callbox", (*released(), NEXT)) == 1
+    assert [row["title"] for row in await database.execute("SELECT title FROM callbox.sessions")] == ["one"]
+    await store.append(lease, 1, [NewEvent("outcome", b"after")], status="idle")  # who is connected goes on
+    assert [event.body for event in await store.read(KEY)] == [b"before", b"after"]
+
+
+async def test_a_version_that_fails_leaves_nothing_behind(owner) -> None:
+    with pytest.raises(asyncpg.PostgresError):
+        await migrate(owner, "callbox", (*released(), "CREATE TABLE half (a int); SELECT 1 / 0"))
+    assert await owner.fetchval("SELECT to_regclass('callbox.half')") is None
+    assert await owner.fetchval("SELECT to_regclass('callbox.sessions')") is None
+
+
+async def test_a_newer_database_is_refused(database, owner) -> None:
+    await migrate(owner, "callbox", (*released(), NEXT))
+    store = PostgresStore(database.url)
+    with pytest.raises(JournalDamaged, match="newer callbox") as caught:
+        await store.info(KEY)
+    assert not caught.value.retryable
+    await store.aclose()
+
+
+async def test_who_may_not_migrate_says_what_to_do(database) -> None:
+    store = PostgresStore(database.url, migrate=False)
+    with pytest.raises(StoreError, match=r"PostgresStore\(url\)\.migrate\(\)"):
+        await store.info(KEY)
+    assert await store.migrate() == len(released())
+    assert await store.info(KEY) is None
+    await store.aclose()
+
+
+async def test_two_schemas_of_a_database_know_nothing_of_each_other(database) -> None:
+    one, two = PostgresStore(database.url, schema="one"), PostgresStore(database.url, schema="two")
+    assert await one.create(KEY, b"1")
+    assert await two.secret(KEY) is None
+    await one.aclose()
+    await two.aclose()
