@@ -23,8 +23,9 @@ from callbox.messages import Message
 from callbox.policy.approval import Approval
 from callbox.providers.provider import Provider
 from callbox.sessions.entries import Answered, Began, Decided, Ended, Noted, Replied, Rewound
-from callbox.sessions.fold import OpenTurn, Placed, SessionState
-from callbox.sessions.journal import LEASE_TTL_S, Journal, Writer, nothing
+from callbox.sessions.fold import OpenTurn, Placed, SessionState, fold
+from callbox.sessions.journal import LEASE_TTL_S, Journal, Writer
+from callbox.sessions.points import checked, nothing
 from callbox.stores.store import Parent, SessionKey, Store
 from callbox.tools.toolset import Toolset
 from callbox.values import JsonObject
@@ -91,7 +92,7 @@ class Session:
         self._caller = replace(caller, session_id=session_id, tenant_id=tenant)
         self._busy_wait_s = busy_wait_s
         self._lease_ttl_s = lease_ttl_s
-        self._reach = reach
+        self._reach = checked(reach)
         self.journal = Journal(store, SessionKey(tenant, session_id), reach=reach)
 
     @property
@@ -284,20 +285,27 @@ class Session:
             self._agent, self._store, session_id, caller=self._caller, busy_wait_s=self._busy_wait_s,
             lease_ttl_s=self._lease_ttl_s, reach=self._reach,
         )  # fmt: skip
+        self._reach("fork.before")
         if not await other.journal.ensure(parent=Parent(self.id, upto)):
             raise SessionError(f"There is a session {session_id!r} already.", hint="Choose another id.")
+        self._reach("fork.after")
         return other
 
     async def rewind(self, to: int) -> None:
         """Let everything after entry `to` count as not said. What tools did meanwhile is not undone.
 
         Raises:
-            SessionError: There is no such entry.
+            SessionError: There is no such entry, or calls were under way there.
         """
         async with self._writing() as writer:
             if not 0 <= to < writer.state.seq:
                 raise SessionError(f"The session has entries 1 to {writer.state.seq}.", hint="Rewind to one of them.")
+            turn = fold([each for each in await self.journal.read() if each.seq <= to], self.id).turn
+            if turn is not None:  # its calls would be run again, or could not be for ever
+                raise SessionError(f"Entry {to} is between a call and its result.", hint=f"Rewind to {turn.seq - 1}.")
+            writer.reach("rewind.before")
             await writer.write(Rewound(to=to))
+            writer.reach("rewind.after")
 
     async def note(self, values: JsonObject) -> None:
         """Keep values with the session: JSON, by name; a later value replaces an earlier one."""

@@ -59,7 +59,8 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         case Answered():
             return _result(entry.result)
         case _:
-            return _with({}, **{each.name: getattr(entry, each.name) for each in fields(entry)})
+            said = {each.name: (getattr(entry, each.name), each.default) for each in fields(entry)}
+            return {name: value for name, (value, default) in said.items() if value != default}
 
 
 def entry_from(kind: type[Entry], body: dict[str, Any]) -> Entry:
@@ -78,7 +79,7 @@ def entry_from(kind: type[Entry], body: dict[str, Any]) -> Entry:
 
 
 def _with(body: dict[str, Any], **optional: Any) -> dict[str, Any]:
-    body.update({name: value for name, value in optional.items() if value is not None and value != ""})
+    body.update({name: value for name, value in optional.items() if value is not None})
     return body
 
 

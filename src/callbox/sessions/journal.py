@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -15,6 +14,7 @@ from callbox.ids import new_id
 from callbox.sessions.coding import decode, encode
 from callbox.sessions.entries import Entry, Rewound, unique_key
 from callbox.sessions.fold import Placed, SessionState, fold
+from callbox.sessions.points import checked, nothing
 from callbox.sessions.sealing import Sealer, new_secret
 from callbox.stores.store import Event, Lease, NewEvent, Parent, SessionKey, Status, Store, this_process
 
@@ -34,11 +34,6 @@ APPEND_WAIT_S = 0.2
 BUSY_POLL_S = 0.05
 
 
-def nothing(point: str) -> None:
-    """Where tests of faults reach in."""
-    del point
-
-
 @dataclass(frozen=True, slots=True)
 class Link:
     """A part of a journal that is kept under one session: a fork has its parents' parts before its own.
@@ -47,12 +42,14 @@ class Link:
         key: Whose.
         after, until: Its numbers, exclusive and inclusive; `until` None: to the end.
         sealer: Opens it.
+        last: The store has said that there are so many entries, those of ancestors with them.
     """
 
     key: SessionKey
     after: int
     until: int | None
     sealer: Sealer
+    last: int
 
 
 class Journal:
@@ -61,7 +58,7 @@ class Journal:
     def __init__(self, store: Store, key: SessionKey, *, reach: Callable[[str], None] = nothing) -> None:
         self.store = store
         self.key = key
-        self._reach = reach
+        self._reach = checked(reach)
         self._links: list[Link] = []
 
     async def ensure(self, *, parent: Parent | None = None, expires_at: float | None = None) -> bool:
@@ -76,13 +73,21 @@ class Journal:
             JournalDamaged: It is not what was written.
         """
         placed: list[Placed] = []
-        for link in await self._chain():
+        links = await self._chain()
+        for link in links:
             if link.until is not None and link.until <= after:
                 continue
             placed += [_open(event, link.sealer) async for event in self._events(link, max(after, link.after))]
-        for before, each in itertools.pairwise(placed):
-            if each.seq != before.seq + 1:
-                raise JournalDamaged(f"Entries {before.seq + 1} to {each.seq - 1} of the session are missing.")
+        last = after
+        for each in placed:
+            if each.seq != last + 1:
+                raise JournalDamaged(f"Entries {last + 1} to {each.seq - 1} of the session are missing.")
+            last = each.seq
+        if last < links[-1].last:  # a shorter journal folds well, into a state in which less was done than was done
+            self._links = []
+            if await self.store.info(self.key) is None:
+                raise SessionNotFound(f"There is no session {self.key.session!r} any more.")
+            raise JournalDamaged(f"Entries {last + 1} to {links[-1].last} of the session are missing.")
         return placed
 
     async def state(self) -> SessionState:
@@ -118,6 +123,7 @@ class Journal:
         lease = await self._acquired(owner, wait_s, ttl_s)
         writer: Writer | None = None
         try:
+            self._reach("lease.taken")
             own = (await self._chain())[-1]
             writer = Writer(self, lease, own.sealer, await self.state(), self._reach)
             yield writer
@@ -148,12 +154,15 @@ class Journal:
             info, secret = await self.store.info(key), await self.store.secret(key)
             if info is None or secret is None:
                 raise SessionNotFound(f"There is no session {key.session!r}.")
-            links.insert(0, Link(key, 0 if info.parent is None else info.parent.seq, until, Sealer(key, secret)))
+            after = 0 if info.parent is None else info.parent.seq
+            links.insert(0, Link(key, after, until, Sealer(key, secret), info.last_seq))
             if info.parent is None:
                 break
             if len(links) > FORKS_DEEP_MAX:
                 raise JournalDamaged("The session is a fork of too many forks.")
-            key, until = SessionKey(key.tenant, info.parent.session), info.parent.seq
+            # A fork of a fork may leave before the first fork's own entries do.
+            until = info.parent.seq if until is None else min(until, info.parent.seq)
+            key = SessionKey(key.tenant, info.parent.session)
         self._links = links
         return links
 
@@ -198,6 +207,10 @@ class Writer:
             self._appending = asyncio.create_task(self._append_all())
         await asyncio.shield(future)
 
+    async def expire_at(self, at: float | None) -> None:
+        """Set when the session is to be erased, seconds since the epoch; None: never. Raises like `Store.renew`."""
+        await self.journal.store.expire_at(self._lease, at)
+
     async def aclose(self) -> None:
         """Stop writing; what was begun is ended first."""
         self._renewing.cancel()
@@ -218,7 +231,8 @@ class Writer:
                             future.set_exception(error)
                             future.exception()  # whoever was cancelled meanwhile does not look
                     self._waiting = []
-                    raise
+                    if not isinstance(error, Exception):
+                        raise
                 for _, future in batch:
                     if not future.done():
                         future.set_result(None)
@@ -233,6 +247,7 @@ class Writer:
         ]
         status = await self._take_in(entries, after)
         wait_s = APPEND_WAIT_S
+        self.reach("append.before")
         for tries_left in reversed(range(APPEND_TRIES)):
             try:
                 await self.journal.store.append(self._lease, after, events, status=status)
@@ -243,6 +258,7 @@ class Writer:
                     raise
                 await asyncio.sleep(wait_s)
                 wait_s *= 2
+        self.reach("append.after")
 
     async def _take_in(self, entries: Sequence[Entry], after: int) -> Status:
         """Bring `state` to after these entries. If they are not written, nobody may use it any more."""
