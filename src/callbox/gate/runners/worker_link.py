@@ -26,7 +26,7 @@ from callbox.errors import (
     SandboxLost,
     SandboxNotFound,
 )
-from callbox.sandboxes.channel import Data, Stream
+from callbox.sandboxes.channel import Data, Eof, Stream
 from callbox.sandboxes.client import Target, was_cut
 from callbox.sandboxes.output import Attachment
 from callbox.sandboxes.process import Process, exec_request
@@ -347,6 +347,8 @@ class _Frames:
             try:
                 item = await anext(self._stream)
             except StopAsyncIteration:
+                return None
+            if isinstance(item, Eof):
                 return None
             if isinstance(item, Data):
                 self._buffer += item.data
