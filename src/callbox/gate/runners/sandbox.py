@@ -6,9 +6,9 @@ import asyncio
 import builtins
 import hashlib
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,7 @@ from callbox.errors import (
     DefinitionError,
     GuestProtocolError,
     Rejected,
+    SandboxError,
     SandboxExists,
     SandboxLost,
     SandboxNotFound,
@@ -30,6 +31,8 @@ from callbox.tools.call_context import CallContext
 from callbox.tools.sandbox_binding import SandboxBinding, SandboxPlace
 from callbox.tools.tool import Tool
 from callbox.values import JsonObject
+
+log = logging.getLogger("callbox.gate.sandbox")
 
 GATE_TTL_IDLE_S = 86_400.0
 """Seconds without a call after which the sandbox of a gate is deleted, whose program never closed it."""
@@ -99,9 +102,14 @@ class SandboxRunner:
         """See `Runner.aclose`. Deletes the sandboxes of calls without a session."""
         while self._own:
             name, home = self._own.popitem()
-            with suppress(SandboxNotFound):
+            try:
                 box = await Sandbox.open(name, home=home)
                 await box.delete()
+            except SandboxNotFound:
+                continue
+            except SandboxError as error:
+                # Closing is not the place to fail: its time to live deletes it.
+                log.warning("Sandbox %s of a closed gate could not be deleted: %s", name, error)
 
     def _box(self, place: SandboxPlace, context: CallContext) -> _Box:
         home = self._home or Home.default()
@@ -247,7 +255,8 @@ class RemoteFailure(Exception):
     """An exception that a tool raised in a sandbox. Its class is made for it, with the name of the one inside."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text)
+        # Not the next __init__: that of a UnicodeDecodeError, say, wants five arguments.
+        self.args = (text,)
         self._text = text
 
     def __str__(self) -> str:
