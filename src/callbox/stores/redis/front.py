@@ -221,45 +221,43 @@ class RedisStore:
                             yield event
                             after = shown = event.seq
                     heard.unsure = True
-                if heard.unsure or heard.erased:
-                    heard.looked(life)
-                    last = await self._look(key, life, shown, heard)
-                    if last is None:
-                        return
-                else:
-                    last = 0
-                run = await self._news_of(key, life, after, max(last, heard.last))
+                run = await self._fresh(key, life, after, shown, heard)
+                if run is None:
+                    return
                 for event in run:
                     yield event
                     after = shown = event.seq
                 if not run and not heard.unsure:
                     await heard.wait(CHECK_S)
 
-    async def _look(self, key: SessionKey, life: str, shown: int, heard: Subscription) -> int | None:
-        """Ask how far the session goes; None: it is erased."""
+    async def _fresh(
+        self, key: SessionKey, life: str, after: int, shown: int, heard: Subscription
+    ) -> list[Event] | None:
+        """Events above `after` as far as is known that there are some; None: the session is erased."""
         try:
-            info = await self.info(key)
+            last = heard.last
+            if heard.unsure or heard.erased:
+                heard.looked(life)
+                info = await self.info(key)
+                if info is None or life_of(info) != life:
+                    return None
+                if info.last_seq < shown:
+                    raise lost()
+                last = info.last_seq
+            if last <= after:
+                return []
+            return await self._in_redis(key, life, after) or await self.read(key, after=after)
         except StoreUnavailable:
+            heard.unsure = True
             if self._closed or self._hot is not None:
                 raise
-            await heard.wait(SUBSCRIBED_WITHIN_S)  # without Redis nothing can be appended either
-            heard.unsure = True
-            return 0
-        if info is None or life_of(info) != life:
-            return None
-        if info.last_seq < shown:
-            raise lost()
-        return info.last_seq
-
-    async def _news_of(self, key: SessionKey, life: str, after: int, last: int) -> list[Event]:
-        """Events above `after`, if `last` says that there are some: from Redis if it has the next one."""
-        if last <= after:
+            await heard.wait(SUBSCRIBED_WITHIN_S)  # without Redis nothing is appended either
             return []
+
+    async def _in_redis(self, key: SessionKey, life: str, after: int) -> list[Event]:
         if self._hot is not None:
-            events = await self._hot.run(key, life, after)
-        else:
-            events = [] if self._pending is None else await self._pending.run(key, after)
-        return events or await self.read(key, after=after)
+            return await self._hot.run(key, life, after)
+        return [] if self._pending is None else await self._pending.run(key, after)
 
     async def expire_at(self, lease: Lease, expires_at: float | None) -> None:
         """See `Store.expire_at`."""
