@@ -98,7 +98,7 @@ async def test_a_server_that_is_stopped_at_once_keeps_what_it_acknowledged(datab
             await writer.append()
 
     tasks = [asyncio.create_task(stream(writer)) for writer in writers]
-    stops = 8
+    stops = 12
     chance = random.Random(4)
     for _ in range(stops):
         before = sum(writer.acknowledged for writer in writers)
@@ -134,7 +134,7 @@ async def test_a_server_that_is_stopped_at_once_keeps_what_it_acknowledged(datab
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_connection_that_is_cut_loses_and_doubles_nothing(database, fault: Fault) -> None:
     there, name = database
-    repetitions, stored_unacknowledged = 60, 0
+    repetitions, stored_unacknowledged = 100, 0
     async with Proxy(there.host, there.port) as proxy:
         store = PostgresStore(there.url(name, name, port=proxy.port))
         direct = PostgresStore(there.url(name, name))

@@ -49,6 +49,35 @@ async def test_appends_of_many_tenants_share_commits(database, store) -> None:
     assert rows[0][0] == 100
 
 
+async def test_an_append_reads_no_more_rows_as_the_tables_grow(database) -> None:
+    """With plans that were made while they were empty, which is when a server starts."""
+    store = PostgresStore(database.url, connections_max=1)
+    lease = await begin(store)
+    await store.append(lease, 0, [NewEvent("intent", b"x", key="0")], status="running")
+    await database.execute(
+        "ALTER TABLE callbox.sessions SET (autovacuum_enabled = off)",
+        "ALTER TABLE callbox.events SET (autovacuum_enabled = off)",
+    )
+    await store.append(lease, 1, [NewEvent("intent", b"x", key="1")], status="running")
+    await database.execute(
+        "INSERT INTO callbox.sessions (tenant, session, created_at, updated_at, last_seq)"
+        " SELECT 'acme', 'other ' || n, 0, 0, 0 FROM generate_series(1, 5000) n",
+        "INSERT INTO callbox.events (tenant, id, seq, at, kind, key, body)"
+        " SELECT 'acme', 1000 + n % 10, n, 0, 'intent', n, '' FROM generate_series(1, 5000) n",
+    )
+    async with store._here().use("count") as connection:
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        read = "SELECT sum(idx_tup_fetch + coalesce(seq_tup_read, 0)) FROM pg_stat_xact_user_tables"
+        async with connection.transaction():
+            await connection.fetch(
+                "SELECT * FROM append_events('{acme}', '{one}', $1, '{2}', '{1}', '{0}', '{running}',"
+                " '{1}', '{intent}', '{k}', '{x}')",
+                [lease.fence],
+            )
+            assert await connection.fetchval(read) < 20
+    await store.aclose()
+
+
 async def test_an_append_that_is_refused_does_not_spoil_those_it_is_committed_with(store) -> None:
     leases = [await begin(store, SessionKey("acme", f"session {n}")) for n in range(6)]
     await store.append(leases[1], 0, [NewEvent("intent", b"first", key="taken")], status="running")
@@ -83,6 +112,22 @@ async def test_an_append_that_breaks_the_statement_does_not_spoil_the_others(sto
     assert [type(answer) for answer in answers] == [type(None), ConfigurationError, type(None)]
     assert endless[:40] not in str(answers[1])
     assert [len(await store.read(lease.key)) for lease in leases] == [1, 0, 1]
+
+
+async def test_two_processes_with_one_lease_append_each_number_once(database, store) -> None:
+    """A lease that was copied: row locks, taken in one order, decide and do not end in a deadlock."""
+    another = PostgresStore(database.url)
+    leases = [await begin(store, SessionKey(f"tenant {n % 3}", f"session {n}")) for n in range(60)]
+    for after in range(5):
+        body = [[NewEvent("intent", b"%d by %d" % (after, who))] for who in range(2)]
+        answers = await asyncio.gather(
+            *(store.append(lease, after, body[0], status="running") for lease in leases),
+            *(another.append(lease, after, body[1], status="running") for lease in reversed(leases)),
+            return_exceptions=True,
+        )
+        assert {type(answer) for answer in answers} == {type(None), JournalConflict}
+        assert sum(answer is None for answer in answers) == len(leases)
+    await another.aclose()
 
 
 async def test_two_appends_of_one_session_come_one_after_the_other(store) -> None:

@@ -31,8 +31,9 @@ SELECT session, created_at, updated_at, last_seq, status, parent, parent_seq, ex
 FROM sessions WHERE tenant = $1 AND
 """
 _READ = """
-SELECT e.seq, e.kind, e.body, e.key, e.at FROM sessions s JOIN events e ON e.tenant = s.tenant AND e.id = s.id
-WHERE s.tenant = $1 AND s.session = $2 AND e.seq > $3 AND ($5::uuid IS NULL OR s.watch = $5) ORDER BY e.seq LIMIT $4
+SELECT e.seq, e.kind, e.body, e.key, e.at FROM sessions s CROSS JOIN LATERAL (
+    SELECT * FROM events x WHERE x.tenant = $1 AND x.id = s.id AND x.seq > $3 ORDER BY x.seq LIMIT $4
+) e WHERE s.tenant = $1 AND s.session = $2 AND ($5::uuid IS NULL OR s.watch = $5) ORDER BY e.seq
 """
 
 
