@@ -282,8 +282,10 @@ async def test_emptying_redis_in_interval_mode_is_said(server: RedisServer) -> N
         redis_store("interval", Shared(inner), server, **options) as other,
     ):
         lease = await begin(store, key)
+        await other.open()  # before, because opening flushes
         await store.append(lease, 0, new_events(3), status="running")
         assert len(await other.read(key)) == 3
+        assert await inner.read(key) == []
         await emptied(server, None)  # type: ignore[arg-type]
         for _ in range(2):
             with pytest.raises(StoreError, match="may be lost"):
