@@ -252,3 +252,49 @@ async def nothing():
 def placed() -> int:
     """Placed."""
     return 1
+
+
+def test_the_first_progress_of_a_call_is_heard(worker):
+    shipped = {**SHIPPED, "pieces": [["f", "def f(x):\n    x.report(1)\n    return 1"]]}
+    for number in range(50):
+        talk = Conversation(worker)
+        fields = {"id": str(number), "digest": "d", "again": False, "arguments": {}, "context": {}}
+        answer = talk.ask(**fields, context_parameter="x")
+        if "need" in answer:
+            talk.send(shipped)
+            answer = talk.read()
+        assert answer == {"progress": [1, None, None]}
+        assert result(talk.read()) == 1
+        talk.close()
+
+
+def test_a_call_that_is_stopped_before_it_began_never_runs(worker):
+    blocking = {
+        **SHIPPED,
+        "pieces": [["f", "def f(x):\n    x.report(0)\n    while not x.is_cancelled():\n        pass\n    return 1"]],
+    }
+    talks = []
+    for number in range(17):  # one more than run at once
+        talks.append(Conversation(worker))
+        talks[-1].send(
+            {
+                "do": "call",
+                "worker": worker["worker"],
+                "id": str(number),
+                "digest": "d",
+                "arguments": {},
+                "context": {},
+                "context_parameter": "x",
+            }
+        )
+        if number == 0:
+            assert talks[-1].read() == {"need": True}
+            talks[-1].send(blocking)
+            assert "progress" in talks[-1].read()
+    for number in range(17):
+        assert Conversation(worker).ask("stop", id=str(number)) == {"stopped": True}
+    reported = 1
+    for talk in talks:
+        while "done" not in (answer := talk.read()):
+            reported += 1
+    assert reported <= 16

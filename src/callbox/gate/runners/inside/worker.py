@@ -368,15 +368,17 @@ class Jobs:
         with self._lock:
             return self._jobs.get(key)
 
-    def begin(self, key, function, request):
-        """The call of that id, begun now unless it was before; and whether it may be one that we have dropped."""
+    def begin(self, key, function, request, connection):
+        """The call of that id, begun now unless it was before; None if it may be one whose result was dropped."""
         with self._lock:
             job = self._jobs.get(key)
             if job is not None:
+                job.connection = connection
                 return job
             if request.get("again") and self._has_forgotten:
                 return None
             job = self._jobs[key] = Job(key, function, request)
+            job.connection = connection  # before it starts: what it reports first must be heard
             self._trim()
         job.start()
         return job
@@ -433,11 +435,10 @@ def answer(connection, request):
         except BaseException as error:
             connection.write({"done": {**failure(error, ""), "unloadable": True}})
             return
-    job = JOBS.begin(request["id"], function, request)
+    job = JOBS.begin(request["id"], function, request, connection)
     if job is None:
         connection.write({"unknown": True})
         return
-    job.connection = connection
     job.done.wait()
     connection.write({"done": job.outcome})
 
