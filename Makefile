@@ -12,8 +12,9 @@ $(STAMP): pyproject.toml scripts/bootstrap
 	@scripts/bootstrap
 	@touch $(STAMP)
 
-demo: $(STAMP) ## a question that needs two tools, answered by the local model: no key, no network
-	@$(BIN)/callbox demo
+demo: $(STAMP) ## an agent reviews a real pull request, its tests run in a sandbox: no key
+	@# Without a terminal nobody can be asked whether the review may be posted.
+	@$(BIN)/callbox demo $$([ -t 0 ] && [ -t 2 ] || echo --yes)
 
 test: $(STAMP) test-guest ## all tests that a promise rests on
 	@# Before the first test: without a kernel the contract suite would pass over qemu.

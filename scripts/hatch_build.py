@@ -27,6 +27,8 @@ class GuestBuildHook(BuildHookInterface[Any]):
         root = Path(self.root)
         subprocess.run([str(root / "scripts" / "build_guest")], cwd=root, check=True)
         build_data["force_include"][str(root / _BINARY)] = _BINARY.removeprefix("src/")
+        # `callbox demo` runs the example that people copy.
+        build_data["force_include"][str(root / "examples" / "pr_review")] = "callbox/examples/pr_review"
         # The binary is static: any Linux of this architecture runs it.
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-manylinux_2_17_{platform.machine()}"

@@ -20,6 +20,8 @@ COMPLEX = 10
 """Of McCabe's own paper: from here on a function is hard to test."""
 
 PACKAGING = re.compile(r"(^|/)(pyproject\.toml|setup\.(py|cfg)|requirements[^/]*\.txt|tox\.ini)\Z")
+_BESIDE = ("docs", "doc", "examples", "benchmarks", "scripts", "fuzz")
+"""Folders whose code nobody imports."""
 _NOTES = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 
 Read = Callable[[str, Literal["base", "head"]], "str | None"]
@@ -195,6 +197,8 @@ def _publicity(file: FileDiff, read: Read) -> Callable[[str, Literal["base", "he
         path = file.old_path if branch == "base" else file.path
         folder, _, module = path.rpartition("/")
         stem = module.removesuffix(".py")
+        if folder.partition("/")[0] in _BESIDE or PACKAGING.search(path):
+            return False
         if not stem.startswith("_") or stem == "__init__":
             return not any(part.startswith("_") for part in folder.split("/"))
         try:

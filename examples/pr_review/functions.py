@@ -130,10 +130,13 @@ def breaks_callers(before: Function, after: Function) -> str | None:
                 return f"parameter {each.arg!r} is gone, or no longer positional"
         elif new_positional[at].arg != each.arg and each in old.args:
             return f"parameter {each.arg!r} is now {new_positional[at].arg!r}"
-    required_before = len(old_positional) - len(old.defaults)
-    required_now = len(new_positional) - len(new.defaults)
-    if required_now > required_before:
-        return f"parameter {new_positional[required_now - 1].arg!r} is now required"
+    required_before = old_positional[: len(old_positional) - len(old.defaults)]
+    known = {each.arg for each in required_before}
+    known |= {each.arg for each, default in zip(old.kwonlyargs, old.kw_defaults, strict=True) if default is None}
+    for at, each in enumerate(new_positional[: len(new_positional) - len(new.defaults)]):
+        # What is only positional has its place, not its name.
+        if each.arg not in known and not (each in new.posonlyargs and at < len(required_before)):
+            return f"parameter {each.arg!r} is now required"
     old_keywords = {each.arg: default for each, default in zip(old.kwonlyargs, old.kw_defaults, strict=True)}
     new_names = {each.arg for each in (*new.args, *new.kwonlyargs)}
     for name in old_keywords:

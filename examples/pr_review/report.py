@@ -192,15 +192,17 @@ def _changes(facts: Facts) -> Iterator[str]:
         f"{sum(each['what'] == what for each in functions)} {what}" for what in ("added", "changed", "removed")
     )
     yield from ("## What changed in the code", "", f"Functions outside the tests: {counts}.", "")
-    signatures = [
-        each for each in functions if each["public"] and (each["what"] != "changed" or "signature_before" in each)
-    ]
-    for each in signatures[:ROWS_MAX]:
-        where = code(f"{each['path']}:{each['line']}")
-        if each["what"] == "changed":
-            yield f"- {where} {code(each['signature_before'])} is now {code(each['signature'])}"
+    for each in sorted(functions, key=lambda each: not each["public"])[:ROWS_MAX]:
+        where, kind = code(f"{each['path']}:{each['line']}"), "public" if each["public"] else "internal"
+        if "signature_before" in each:
+            said = f"{code(each['signature_before'])} is now {code(each['signature'])}"
+        elif each["what"] == "changed":
+            said = f"{code(each['name'])}: same signature, other body"
         else:
-            yield f"- {where} {each['what']}: {code(each['signature'])}"
+            said = f"{each['what']}: {code(each['signature'])}"
+        yield f"- {where} {said} ({kind})"
+    if (rest := (facts.analysis or {}).get("functions_total", 0) - ROWS_MAX) > 0:
+        yield f"- and {rest} more"
     yield ""
 
 

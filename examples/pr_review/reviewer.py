@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from callbox.messages import Message
 from callbox.providers.scripted import Scripted
+from pr_review.analysis import PACKAGING
 from pr_review.diff import is_test
 from pr_review.report import CONTEXT_LINES, Facts, excerpt_key, verdict_of, write_review
 
@@ -189,7 +190,7 @@ def _closer_look(answers: Sequence[Answer], pull: dict[str, Any]) -> list[tuple[
 
 
 def _is_source(path: str) -> bool:
-    return path.endswith(".py") and not is_test(path)
+    return path.endswith(".py") and not is_test(path) and not PACKAGING.search(path)
 
 
 def _find(answers: Sequence[Answer], name: str, arguments: dict[str, Any], *, fresh: bool = False) -> Answer | None:

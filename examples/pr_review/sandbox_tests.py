@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+from uuid import uuid4
 
 from callbox.errors import SandboxLost, ToolError
 
@@ -23,8 +25,9 @@ _NO_TESTS = 5  # exit code of pytest; 4, in the script below, is for options tha
 
 # A copy: tests write files, and the next run must see the tree as it was committed.
 _RUN = r"""set -u
-run="/tmp/run-$TREE"
-rm -rf "$run" "$OUT" && mkdir -p "$OUT" && cp -a "trees/$TREE" "$run" && cd "$run" || exit 99
+run="/tmp/run-$RUN"
+trap 'rm -rf "$run"' EXIT
+mkdir -p "$OUT" && cp -a "trees/$TREE" "$run" && cd "$run" || exit 99
 export COVERAGE_FILE="$OUT/.coverage" PYTHONPATH="src:." PYTHONDONTWRITEBYTECODE=1
 run_tests() {
   "$PYTHON" -m coverage run --rcfile=/dev/null --branch --source=. -m pytest -q -p no:cacheprovider \
@@ -39,7 +42,9 @@ if [ $code -eq 4 ]; then
   code=$?
 fi
 "$PYTHON" -m coverage json --rcfile=/dev/null -q -o "$OUT/coverage.part" && mv "$OUT/coverage.part" "$OUT/coverage.json"
-cd / && rm -rf "$run"
+# Only what is whole becomes the latest; a run that went on after its caller was killed cannot get between.
+cd "$OUT/.." && echo "$RUN" > ".$RUN" && mv ".$RUN" latest && find . -mindepth 1 -maxdepth 1 -type d ! -name "$RUN" \
+  -exec rm -rf {} +
 exit $code
 """
 
@@ -134,12 +139,17 @@ class TestBench:
     async def coverage(self, tree: str, pack: Callable[[], bytes]) -> dict[str, FileCoverage] | None:
         """What the last run of a tree's tests covered, by path; they are run if they never were. None: no record."""
         async with self._lock(tree):
-            name = f"results/{tree}/coverage.json"
-            found = await self.place.read(name, REPORT_BYTES_MAX)
+            found = await self._recorded(tree)
             if found is None:
                 await self._run(tree, pack)
-                found = await self.place.read(name, REPORT_BYTES_MAX)
+                found = await self._recorded(tree)
         return None if found is None else read_coverage(found)
+
+    async def _recorded(self, tree: str) -> bytes | None:
+        run = await self.place.read(f"results/{tree}/latest", 64)
+        if run is None or not re.fullmatch(rb"[0-9a-f]{32}\n", run):  # tests of a stranger may write there, too
+            return None
+        return await self.place.read(f"results/{tree}/{run.decode().strip()}/coverage.json", REPORT_BYTES_MAX)
 
     async def _run(self, tree: str, pack: Callable[[], bytes]) -> TestReport:
         for attempt in (1, 2):
@@ -165,8 +175,9 @@ class TestBench:
             raise ToolError(f"The files could not be unpacked: {done.output[-OUTPUT_CHARS_MAX:]}")
 
     async def _measure(self, tree: str) -> TestReport:
-        out = f"results/{tree}"
-        env = {"TREE": tree, "OUT": f"{self.place.folder}/{out}", "PYTHON": self.place.python}
+        run = uuid4().hex
+        out = f"results/{tree}/{run}"
+        env = {"TREE": tree, "RUN": run, "OUT": f"{self.place.folder}/{out}", "PYTHON": self.place.python}
         done = await self.place.run(_RUN, env, TESTS_TIMEOUT_S)
         junit = await self.place.read(f"{out}/junit.xml", REPORT_BYTES_MAX)
         note = None

@@ -218,6 +218,7 @@ class ReviewTools:
         with os.fdopen(number, "w") as file:
             file.write(body.rstrip() + "\n")
             file.flush()
+            os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         Path(name).replace(self.post_to)
         return {"posted": str(self.post_to), "verdict": verdict}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markdown import Markdown
+from rich.console import Console
 from rich.text import Text
 
 import callbox
@@ -136,7 +136,7 @@ async def _ask(approval: Approval) -> bool | None:
     """Show the review, and ask; None where there is nobody to ask."""
     if not (sys.stdin.isatty() and errors.is_terminal):
         return None
-    errors.print(Markdown(clean(str(approval.arguments["body"]))))
+    _draw(errors, str(approval.arguments["body"]))
     errors.print(Text(f"\n{shorten(approval.reason)}", "yellow"))
     errors.print(Text(f"Post this review ({approval.arguments['verdict']})? [y/N, Ctrl-D: decide later] "), end="")
     said = await read_line()
@@ -199,10 +199,16 @@ def _show(review: str) -> None:
     """The review on stdout: drawn on a terminal, as it is in a pipe."""
     if console.is_terminal:
         console.print()
-        console.print(Markdown(clean(review)))
+        _draw(console, review)
         console.print()
     else:
         typer.echo(clean(review))
+
+
+def _draw(on: Console, review: str) -> None:
+    from rich.markdown import Markdown  # with its highlighter as heavy as all the rest of this command
+
+    on.print(Markdown(clean(review)))
 
 
 def _say(what: str, text: str, style: str = "dim") -> None:

@@ -1,86 +1,96 @@
-"""`callbox demo` as a person meets it, with a scripted model; test_local_model.py runs it with the real one."""
+"""`callbox demo` as a person meets it: who reviews, where tests run, who approves. The tests run without isolation."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
-import callbox.agents.agent
+import callbox.cli.demo as demo
 from callbox.cli.main import app
-from callbox.errors import ConfigurationError, ProviderUnavailable
-from callbox.messages import Message, Reply
-from callbox.providers.scripted import Scripted
+from callbox.errors import HostUnsuited
+from support_review import make_pull_request
 
-ORDER = {"call": "get_order", "arguments": {"order_id": "A-1042"}}
-PARCEL = {"call": "track_parcel", "arguments": {"parcel": "TRK-58"}}
+KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY")
 
 
 @pytest.fixture(autouse=True)
-def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+def home(monkeypatch, tmp_path):
+    for key in KEYS:
         monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("CALLBOX_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # Our own run under coverage must not measure the tests of the tests.
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    make_pull_request(tmp_path / "repo")
 
 
-def show(monkeypatch: pytest.MonkeyPatch, script: list[Any], *arguments: str) -> Result:
-    monkeypatch.setattr(callbox.agents.agent, "find_provider", lambda spec: Scripted(script))
-    return CliRunner().invoke(app, ["demo", *arguments])
+def run(tmp_path, *options: str):
+    arguments = ["demo", "--repo", str(tmp_path / "repo"), "--head", "feature", *options]
+    return CliRunner().invoke(app, arguments)
 
 
-def test_question_calls_results_answer_and_costs_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = show(monkeypatch, [ORDER, PARCEL, "It is a blue kettle, and it arrives on Friday."])
-    assert result.exit_code == 0
-    lines = [line.strip() for line in result.output.splitlines()]
-    assert lines[0].startswith("Question  What is in order A-1042")
-    assert "SmolLM2-135M" in result.output
-    assert any(line.startswith('→ get_order(order_id="A-1042")') for line in lines)
-    assert any('"parcel": "TRK-58"' in line for line in lines)
-    assert any(line.startswith('→ track_parcel(parcel="TRK-58")') for line in lines)
-    assert "Answer    It is a blue kettle, and it arrives on Friday." in lines
-    assert "2 calls in 3 turns" in result.output
-    assert "--model" not in result.output
+def test_with_yes_the_review_is_posted_and_both_are_announced(tmp_path):
+    result = run(tmp_path, "--unsafe-local", "--yes")
+    assert result.exit_code == 0, result.output
+    assert "scripted: no key for a model is set" in result.stderr
+    assert "WITHOUT ANY ISOLATION" in result.stderr
+    assert "because you said --yes" in result.stderr
+    assert result.stdout.startswith("# Review of repo, feature: Round on demand")
+    assert "| head | passed | 2 | 0 | 0 | 0 |" in result.stdout
+    posted = tmp_path / "repo" / "review-feature.md"
+    assert posted.read_text().strip() in result.stdout
 
 
-def test_made_up_ids_are_answered_with_the_real_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = [
-        {"call": "get_order", "arguments": {"order_id": "A-1"}},
-        {"call": "track_parcel", "arguments": {"parcel": "TRK-1"}},
-    ]
-    result = show(monkeypatch, [wrong, "I do not know."])
-    assert "There is no order A-1" in result.output
-    assert "There is no parcel TRK-1" in result.output
+def test_where_nobody_can_be_asked_the_review_waits_and_the_next_steps_are_told(tmp_path):
+    result = run(tmp_path, "--unsafe-local")
+    assert result.exit_code == 0, result.output
+    assert "callbox approvals approve apr_" in result.stderr
+    assert result.stdout.startswith("# Review of repo")
+    assert not (tmp_path / "repo" / "review-feature.md").exists()
+    again = run(tmp_path, "--unsafe-local", "--yes", "--out", str(tmp_path / "out.md"))
+    assert "goes on" in again.stderr
+    assert (tmp_path / "out.md").exists()
 
 
-def test_another_model_is_offered_to_who_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "secret")
-    offered = show(monkeypatch, ["Hello"])
-    assert "callbox demo --model anthropic:MODEL" in offered.output
-    assert "secret" not in offered.output
-    used = show(monkeypatch, ["Hello"], "--model", "openai:some-model")
-    assert "Model     openai:some-model" in used.output
-    assert "You have a key" not in used.output
+def test_a_host_without_sandboxes_is_refused_with_the_fix_and_the_way_around(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "_make_image", lambda: None)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    demo._example()
+    from pr_review.places import SandboxPlace
+
+    async def no_driver(self):
+        raise HostUnsuited("No driver works here.", hint="apt-get install runsc")
+
+    monkeypatch.setattr(SandboxPlace, "open", no_driver)
+    result = run(tmp_path)
+    assert result.exit_code == 1
+    assert "apt-get install runsc" in result.stderr
+    assert "--unsafe-local" in result.stderr
 
 
-def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = ConfigurationError("The weights are not installed.", hint="pip install them")
-    result = show(monkeypatch, [missing])
-    assert result.exit_code == 2
-    assert "pip install them" in result.output
+@pytest.mark.parametrize(
+    ("key", "model"),
+    [("OPENAI_API_KEY", "openai:"), ("ANTHROPIC_API_KEY", "anthropic:"), ("GOOGLE_API_KEY", "gemini:")],
+)
+def test_a_key_chooses_the_model_and_that_is_announced(monkeypatch, capsys, key, model):
+    monkeypatch.setenv(key, "secret")
+    reviewer = demo._reviewer(demo._example()("main"), None)
+    said = capsys.readouterr().err
+    assert reviewer.model.startswith(model)
+    assert f"because {key} is set" in said
+    assert "secret" not in said
 
 
-def test_a_failed_model_and_an_unfinished_answer_are_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert show(monkeypatch, [ProviderUnavailable("down")]).exit_code == 1
-    cut = show(monkeypatch, [Reply(Message.assistant("It is"), "length")])
-    assert cut.exit_code == 1
-    assert "[length]" in cut.output
+def test_a_key_without_its_package_leaves_the_scripted_reviewer(monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    assert demo._reviewer(demo._example()("main"), None).model is None
+    assert 'pip install "callbox[openai]"' in capsys.readouterr().err
 
 
-def test_ctrl_c_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(spec: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(callbox.agents.agent, "find_provider", interrupt)
-    result = CliRunner().invoke(app, ["demo"])
-    assert result.exit_code == 130
-    assert "cancelled" in result.output
+def test_a_repository_that_is_none_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = CliRunner().invoke(app, ["demo", "--repo", str(tmp_path / "empty"), "--unsafe-local", "--yes"])
+    assert "is no git repository" in result.output
