@@ -28,6 +28,7 @@ from callbox.providers.provider import Provider, Request
 from callbox.providers.registry import provider as find_provider
 from callbox.tools.tool import Tool
 from callbox.tools.toolset import Toolset
+from callbox.values import JsonObject
 
 if TYPE_CHECKING:
     from callbox.agents.session import Session
@@ -171,13 +172,40 @@ class Agent:
 
         return Session(self, self.store, session_id, caller=caller, **options)
 
+    async def import_session(
+        self,
+        document: str | bytes | JsonObject,
+        session_id: str | None = None,
+        *,
+        caller: Caller = ANYONE,
+        **options: Any,
+    ) -> Session:
+        """Make a session of what `Session.export` (or ``callbox session export``) gave, and go on where it was.
+
+        Args:
+            document: The object, or the text of it.
+            session_id: Its id here; None: the one that it had.
+            caller, options: See `session`.
+
+        Raises:
+            JournalDamaged: It is no such document, it was damaged, or a newer callbox made it. Nothing was imported.
+            SessionError: There is a session of that id already.
+        """
+        from callbox.sessions.portable import import_session, read_document
+
+        read = read_document(document)
+        session = self.session(session_id or read.session, caller=caller, **options)
+        key = session.journal.key
+        await import_session(self.store, key.tenant, read, session_id=key.session, expires_at=session.expires_at())
+        return session
+
     @property
     def store(self) -> Store:
         """Where sessions are kept; opened when it is first needed."""
         if self._store is None:
-            from callbox.stores.opening import open_store
+            from callbox.sessions.place import open_sessions
 
-            self._store = open_store(self._where)
+            self._store = open_sessions(self._where)
         return self._store
 
     async def aclose(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -22,11 +23,12 @@ from callbox.ids import new_id
 from callbox.messages import Message
 from callbox.policy.approval import Approval
 from callbox.providers.provider import Provider
-from callbox.sessions.entries import Answered, Began, Decided, Ended, Noted, Replied, Rewound
-from callbox.sessions.fold import OpenTurn, Placed, SessionState, fold
+from callbox.sessions import browsing, portable, retention
+from callbox.sessions.entries import Answered, Began, Decided, Ended, Noted, Replied
+from callbox.sessions.fold import OpenTurn, Placed, SessionState
 from callbox.sessions.journal import LEASE_TTL_S, Journal, Writer
 from callbox.sessions.points import checked, nothing
-from callbox.stores.store import Parent, SessionKey, Store
+from callbox.stores.store import SessionKey, Store
 from callbox.tools.toolset import Toolset
 from callbox.values import JsonObject
 
@@ -68,6 +70,8 @@ class Session:
         store: Where the journal is kept.
         session_id: Names it within the tenant.
         caller: On whose behalf calls are made, unless a method is told otherwise.
+        ttl_s: The session is erased so many seconds after it was last run or resumed (`retention.collect` does it, or
+            ``callbox session gc``); None: as it was made, which is never if nobody said otherwise.
         busy_wait_s: See `BUSY_WAIT_S`.
         lease_ttl_s: How long others wait for a process that holds the session and does not say anything any more.
         reach: For tests of faults: told every point that it passes.
@@ -80,14 +84,17 @@ class Session:
         session_id: str,
         *,
         caller: Caller,
+        ttl_s: float | None = None,
         busy_wait_s: float = BUSY_WAIT_S,
         lease_ttl_s: float = LEASE_TTL_S,
         reach: Callable[[str], None] = nothing,
     ) -> None:
         if not session_id:
             raise ConfigurationError("A session needs an id.", hint='Use agent.session("customer-42").')
+        retention.check_ttl(ttl_s)
         self._agent = agent
         self._store = store
+        self._ttl_s = ttl_s
         tenant = caller.tenant_id or DEFAULT_TENANT
         self._caller = replace(caller, session_id=session_id, tenant_id=tenant)
         self._busy_wait_s = busy_wait_s
@@ -124,8 +131,9 @@ class Session:
             StoreError, ProviderError: See there; `resume` goes on later.
         """
         said = tuple(messages_of(prompt))
-        await self.journal.ensure()
+        await self._ensure()
         async with self._writing() as writer:
+            await self._live_on(writer)
             state = writer.state
             if key is not None and key in state.answered:
                 run_id, stop, output = state.answered[key]
@@ -150,6 +158,7 @@ class Session:
             SessionError: Nothing was ever said in it.
         """
         async with self._writing() as writer:
+            await self._live_on(writer)
             run = writer.state.run
             if run is None:
                 raise SessionError("Nothing was said in this session yet.", hint="Use: await session.run(...)")
@@ -279,15 +288,12 @@ class Session:
             SessionError: There is a session of that id.
             SessionNotFound: This one is shorter, or not there.
         """
-        info = await self._store.info(self.journal.key)
-        upto = at if at is not None else (info.last_seq if info is not None else 0)
         other = Session(
-            self._agent, self._store, session_id, caller=self._caller, busy_wait_s=self._busy_wait_s,
-            lease_ttl_s=self._lease_ttl_s, reach=self._reach,
+            self._agent, self._store, session_id, caller=self._caller, ttl_s=self._ttl_s,
+            busy_wait_s=self._busy_wait_s, lease_ttl_s=self._lease_ttl_s, reach=self._reach,
         )  # fmt: skip
         self._reach("fork.before")
-        if not await other.journal.ensure(parent=Parent(self.id, upto)):
-            raise SessionError(f"There is a session {session_id!r} already.", hint="Choose another id.")
+        await browsing.fork(self.journal, session_id, at=at, expires_at=self.expires_at())
         self._reach("fork.after")
         return other
 
@@ -298,28 +304,42 @@ class Session:
             SessionError: There is no such entry, or calls were under way there.
         """
         async with self._writing() as writer:
-            if not 0 <= to < writer.state.seq:
-                raise SessionError(f"The session has entries 1 to {writer.state.seq}.", hint="Rewind to one of them.")
-            turn = fold([each for each in await self.journal.read() if each.seq <= to], self.id).turn
-            if turn is not None:  # its calls would be run again, or could not be for ever
-                raise SessionError(f"Entry {to} is between a call and its result.", hint=f"Rewind to {turn.seq - 1}.")
-            writer.reach("rewind.before")
-            await writer.write(Rewound(to=to))
-            writer.reach("rewind.after")
+            await browsing.rewind(writer, to)
 
     async def note(self, values: JsonObject) -> None:
         """Keep values with the session: JSON, by name; a later value replaces an earlier one."""
-        await self.journal.ensure()
+        await self._ensure()
         async with self._writing() as writer:
             await writer.write(Noted(values=values))
+
+    async def export(self) -> JsonObject:
+        """The session as one JSON object, plain: what was said and done, in order, a fork's shared past with it.
+
+        `Agent.import_session` makes a session of it again, in another store or under another id.
+        """
+        return await portable.export_session(self.journal)
 
     async def erase(self) -> bool:
         """Forget everything: its journal cannot be read afterwards, not even from copies. False if there was none.
 
+        Sandboxes of this host that hold state of the session are deleted, too.
+
         Raises:
             SessionHasForks: Others share its entries; erase them first.
+            SandboxError: A sandbox could not be deleted; the session is still there.
         """
-        return await self._store.erase(self.journal.key)
+        return await retention.erase(self._store, self.journal.key)
+
+    def expires_at(self) -> float | None:
+        """When the session is erased if it is run now, seconds since the epoch; None: `ttl_s` was not given."""
+        return None if self._ttl_s is None else time.time() + self._ttl_s
+
+    async def _ensure(self) -> None:
+        await self.journal.ensure(expires_at=self.expires_at())
+
+    async def _live_on(self, writer: Writer) -> None:
+        if self._ttl_s is not None:
+            await writer.expire_at(self.expires_at())
 
     def _writing(self) -> AbstractAsyncContextManager[Writer]:
         return self.journal.writing(wait_s=self._busy_wait_s, ttl_s=self._lease_ttl_s)

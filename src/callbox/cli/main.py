@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from callbox.cli.approvals import app as approvals
 from callbox.cli.chat import chat
 from callbox.cli.demo import app as demo
 from callbox.cli.doctor import doctor
 from callbox.cli.images import app as images
 from callbox.cli.sandbox import app as sandbox
+from callbox.cli.session import app as session
 from callbox.cli.setup import setup
 from callbox.cli.terminal import console
 from callbox.cli.tools import app as tools
@@ -26,9 +28,11 @@ app = typer.Typer(
 app.command()(chat)
 app.command()(doctor)
 app.command()(setup)
+app.add_typer(approvals, name="approvals", help="What agents may not do before a person has said yes.")
 app.add_typer(demo, name="demo")
 app.add_typer(images, name="image", help="What sandboxes are made of.")
 app.add_typer(sandbox, name="sandbox", help="Isolated machines for code that nobody has read.")
+app.add_typer(session, name="session", help="Durable conversations: look, copy, move, forget.")
 app.add_typer(tools, name="tools", help="Look at tools the way a model does.")
 
 

@@ -126,7 +126,9 @@ class SessionState:
         if self.turn is None:
             return []
         missing = {call.id for call in self.turn.missing()}
-        return [each for each in self.approvals.values() if each.approved is None and each.call_id in missing]
+        # Asked again for a call (its tool has changed, or it is a fork's now), the earlier question is void.
+        newest = {each.call_id: each for each in self.approvals.values() if each.call_id in missing}
+        return [each for each in newest.values() if each.approved is None]
 
     @property
     def status(self) -> Status:

@@ -1,0 +1,105 @@
+"""Forgetting sessions: one that somebody names, or all whose time is over; with everything that they left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from callbox.errors import ConfigurationError, SessionHasForks
+from callbox.stores.rules import has_forks
+from callbox.stores.store import SessionKey, Store, is_dead
+
+Fate: TypeAlias = Literal["erased", "in use", "has forks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What became of a session whose time is over.
+
+    Attributes:
+        key: Which.
+        fate: ``"in use"`` and ``"has forks"`` (that live on) are looked at again the next time.
+    """
+
+    key: SessionKey
+    fate: Fate
+
+
+def check_ttl(ttl_s: float | None) -> None:
+    """Refuse what is no span of time.
+
+    Raises:
+        ConfigurationError: It is not above zero.
+    """
+    if ttl_s is not None and not ttl_s > 0:
+        raise ConfigurationError("ttl_s is a number of seconds above zero.", hint="Leave it out to keep a session.")
+
+
+async def erase(store: Store, key: SessionKey) -> bool:
+    """Forget a session: its journal, and the sandboxes of this host that hold state of it. False if there was none.
+
+    Raises:
+        SessionHasForks: Others share its entries; erase them first. Nothing was erased.
+        SandboxError: A sandbox of it could not be deleted. The session is still there: erase it again.
+    """
+    if await store.forks(key):
+        raise has_forks(key)
+    from callbox.gate.runners.sandbox import delete_session_sandboxes
+
+    # The sandboxes first: if we die in between, the session is still there to find them by.
+    await delete_session_sandboxes(key.tenant, key.session)
+    return await store.erase(key)
+
+
+async def erase_with_forks(store: Store, key: SessionKey) -> AsyncGenerator[SessionKey]:
+    """Erase a session's forks, their forks, and it: the youngest first. Yields each that is gone."""
+    for each in await lineage(store, key):
+        if await erase(store, each):
+            yield each
+
+
+async def lineage(store: Store, key: SessionKey) -> list[SessionKey]:
+    """The session and all that share entries of it, forks before what they were forked from."""
+    found, at = [key], 0
+    while at < len(found):
+        found += [SessionKey(key.tenant, fork) for fork in await store.forks(found[at])]
+        at += 1
+    return found[::-1]
+
+
+async def collect(store: Store, now: float) -> AsyncGenerator[Collected]:
+    """Erase the sessions of all tenants whose time is over at `now`, forks first. May be stopped at any moment.
+
+    A session is left for the next time while somebody works on it, or while a fork of it lives on.
+
+    Yields:
+        What became of each, as it happens.
+    """
+    told: dict[SessionKey, Fate] = {}
+    while True:
+        page = [key for key in await store.expired(now) if key not in told]
+        for key in page:
+            if key in told:  # as a fork of one before it
+                continue
+            for each in await lineage(store, key):
+                fate = None if each in told else await _collect_one(store, each, now)
+                if fate is not None:
+                    told[each] = fate
+                    yield Collected(each, fate)
+                    await asyncio.sleep(0)  # a store in memory never waits: let a cancellation in
+        if not page:
+            return
+
+
+async def _collect_one(store: Store, key: SessionKey, now: float) -> Fate | None:
+    info = await store.info(key)
+    if info is None or info.expires_at is None or info.expires_at > now:
+        return None
+    if info.owner is not None and not is_dead(info.owner):
+        return "in use"
+    try:
+        return "erased" if await erase(store, key) else None
+    except SessionHasForks:
+        return "has forks"
