@@ -55,17 +55,19 @@ async def postgres(_folder: Path) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def redis_sync(_folder: Path) -> AsyncIterator[Store]:
+    from support_postgres import postgres_store
     from support_redis import redis_store
 
-    async with redis_store("sync") as store:
+    async with postgres_store() as inner, redis_store("sync", inner=inner) as store:
         yield store
 
 
 @asynccontextmanager
 async def redis_interval(_folder: Path) -> AsyncIterator[Store]:
+    from support_postgres import postgres_store
     from support_redis import redis_store
 
-    async with redis_store("interval") as store:
+    async with postgres_store() as inner, redis_store("interval", inner=inner) as store:
         yield store
 
 

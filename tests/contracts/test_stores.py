@@ -262,7 +262,8 @@ async def test_the_same_append_again_changes_nothing(store: Store) -> None:
     newer = await store.acquire(key, "newer", ttl_s=60)
     with pytest.raises(SessionFenced):
         await store.append(lease, 3, more, status="idle")
-    assert newer.fence > lease.fence
+    with pytest.raises(JournalConflict):  # another lease is another append
+        await store.append(newer, 3, more, status="idle")
 
 
 async def test_a_key_is_in_a_journal_once(store: Store) -> None:
