@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import socket
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -121,8 +123,15 @@ def worker(tmp_path):
         stderr=subprocess.DEVNULL,
         cwd=tmp_path,
     ) as process:
-        yield json.loads(process.stdout.readline())
-        process.kill()
+        try:
+            yield json.loads(process.stdout.readline())
+        finally:
+            while OPEN:
+                OPEN.pop().close()
+            process.kill()
+
+
+OPEN: list[Conversation] = []
 
 
 class Conversation:
@@ -130,6 +139,7 @@ class Conversation:
         self._worker = worker
         self._socket = socket.create_connection(("127.0.0.1", worker["port"]), timeout=20)
         self._file = self._socket.makefile("rb")
+        OPEN.append(self)
 
     def send(self, frame):
         self._socket.sendall(framed(frame))
@@ -141,6 +151,9 @@ class Conversation:
     def read(self):
         head = self._file.read(4)
         return json.loads(self._file.read(struct.unpack(">I", head)[0])) if head else None
+
+    def fileno(self):
+        return self._socket.fileno()
 
     def close(self):
         self._file.close()
@@ -273,28 +286,22 @@ def test_a_call_that_is_stopped_before_it_began_never_runs(worker):
         **SHIPPED,
         "pieces": [["f", "def f(x):\n    x.report(0)\n    while not x.is_cancelled():\n        pass\n    return 1"]],
     }
-    talks = []
-    for number in range(17):  # one more than run at once
-        talks.append(Conversation(worker))
-        talks[-1].send(
-            {
-                "do": "call",
-                "worker": worker["worker"],
-                "id": str(number),
-                "digest": "d",
-                "arguments": {},
-                "context": {},
-                "context_parameter": "x",
-            }
-        )
+    talks = [Conversation(worker) for _ in range(17)]  # one more than run at once
+    for number, talk in enumerate(talks):
+        fields = {"id": str(number), "digest": "d", "arguments": {}, "context": {}, "context_parameter": "x"}
+        talk.send({"do": "call", "worker": worker["worker"], **fields})
         if number == 0:
-            assert talks[-1].read() == {"need": True}
-            talks[-1].send(blocking)
-            assert "progress" in talks[-1].read()
-    for number in range(17):
+            assert talk.read() == {"need": True}
+            talk.send(blocking)
+        if number < 16:
+            assert "progress" in talk.read()
+    last = select.poll()
+    last.register(talks[16].fileno(), select.POLLIN)
+    deadline = time.monotonic() + 20
+    while not last.poll(50):  # until it has arrived there is nothing to stop
+        assert time.monotonic() < deadline
+        assert Conversation(worker).ask("stop", id="16") == {"stopped": True}
+    assert talks[16].read() == {"done": {"stopped": True}}
+    for number in range(16):
         assert Conversation(worker).ask("stop", id=str(number)) == {"stopped": True}
-    reported = 1
-    for talk in talks:
-        while "done" not in (answer := talk.read()):
-            reported += 1
-    assert reported <= 16
+        assert "done" in talks[number].read()

@@ -211,7 +211,8 @@ class Job:
     def _live(self):
         while not self.done.is_set():
             try:
-                self._compute()
+                if self.outcome is None:
+                    self._compute()
                 with self._ending:
                     self.done.set()
             except Stopped:
@@ -219,12 +220,12 @@ class Job:
 
     def _compute(self):
         with ROOM:
-            if self.stopping:
-                raise Stopped
-            if self.outcome is None:
-                CURRENT.set(self)
+            with self._ending:
+                if self.stopping:
+                    raise Stopped
                 self._thread = threading.get_ident()
-                self.outcome = self._run()
+            CURRENT.set(self)
+            self.outcome = self._run()
         if len(self.outcome.get("result", "")) > RESULT_BYTES_MAX:
             self.outcome = {
                 "error": "ToolError",
@@ -275,7 +276,10 @@ class Job:
         """End it; False if it does not let itself be ended."""
         with self._ending:
             first, self.stopping = not self.stopping, True
-            if first and not self.done.is_set():
+            if self._thread is None:  # it waits for room, and will not begin
+                self.outcome = {"stopped": True}
+                self.done.set()
+            elif first and not self.done.is_set():
                 if self._task is not None:
                     self._task.cancel()
                 elif self._thread is not None:
