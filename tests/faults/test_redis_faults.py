@@ -110,7 +110,7 @@ async def test_sync_mode_loses_nothing_whatever_happens_to_redis(
 
         async def progress() -> None:
             """Every writer and every follower goes on."""
-            goals = [len(writer.acknowledged) + 100 for writer in writers]
+            goals = [len(writer.acknowledged) + 50 for writer in writers]
             await until(lambda: all(len(w.acknowledged) >= goal for w, goal in zip(writers, goals, strict=True)))
             await until(lambda: all(len(seen[key]) >= goal for key, goal in zip(keys, goals, strict=True)))
 
@@ -141,7 +141,7 @@ async def test_sync_mode_loses_nothing_whatever_happens_to_redis(
               f"{sum(writer.unavailable for writer in writers)} refused")  # fmt: skip
     assert PASSWORD not in caplog.text
     warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(warned) <= 2 * 3 * (ROUNDS + 1)  # gone and back, once for each store and fault
+    assert len(warned) * 20 < total  # when it goes and when it is back, not for each call
 
 
 async def snapshot_is_of(server: RedisServer, namespace: str, inner: Store, key: SessionKey) -> None:
@@ -213,10 +213,10 @@ async def test_interval_mode_loses_nothing_when_every_write_is_synced(fault: Any
         await until(lambda: all(len(writer.acknowledged) > 20 for writer in writers))
         following = asyncio.create_task(follow())
         for _ in range(ROUNDS):
-            goals = [len(writer.acknowledged) + 100 for writer in writers]
+            goals = [len(writer.acknowledged) + 50 for writer in writers]
             await until(lambda goals=goals: all(len(w.acknowledged) > g for w, g in zip(writers, goals, strict=True)))
             await fault(server, nothing)
-        goals = [len(writer.acknowledged) + 100 for writer in writers]
+        goals = [len(writer.acknowledged) + 50 for writer in writers]
         await until(lambda: all(len(w.acknowledged) > g for w, g in zip(writers, goals, strict=True)))
         for writer in writers:
             writer.going = False
@@ -367,7 +367,7 @@ async def test_the_bound_of_what_interval_mode_can_lose(
         store = RedisStore(Shared(inner), server.url, durability="interval", flush_s=100.0, namespace=namespace)
         writers = [Writer(store, new_key(), pause_s=0.002) for _ in range(WRITERS)]
         writing = [asyncio.create_task(writer.write()) for writer in writers]
-        await asyncio.sleep(4.3)  # measuring: several rounds of the fsync that comes every second
+        await asyncio.sleep(3.3)  # measuring: several rounds of the fsync that comes every second
         server.kill()
         cut_at = time.time()
         for writer in writers:

@@ -46,9 +46,9 @@ class RedisStore:
     - the process killed, or the inner store: nothing;
     - redis-server killed (kill -9): what it had not yet *written* to its file. With ``appendfsync always`` nothing.
       With ``everysec`` nothing while the disk keeps up; during a slow fsync Redis puts writes off, for up to 2 s;
-    - a power cut or a kernel crash of Redis's machine: with ``always`` nothing; with ``everysec`` what was written since
-      the last fsync that ended had *begun*: about 1 s, and with a slow disk twice the time of one fsync more. The test
-      of the bound in `tests/faults/test_redis_faults.py` measures it;
+    - a power cut or a kernel crash of Redis's machine: with ``always`` nothing; with ``everysec`` what was written
+      since the last fsync that ended had *begun*: about 1 s, and with a slow disk twice the time of one fsync more.
+      The test of the bound in `tests/faults/test_redis_faults.py` measures it;
     - FLUSHALL, or the file deleted: all that was pending, up to `flush_s` and more if the inner store was away. The
       holder of the lease gets `StoreError` at its next append, every other process once at its next read or acquire,
       and the session goes on from what the inner store has. Nobody can tell any more if all processes had ended before.
