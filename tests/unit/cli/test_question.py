@@ -1,4 +1,4 @@
-"""`callbox demo question` as a person meets it, with a scripted model; test_local_model.py runs it with the real one."""
+"""`callbox demo question` as a person meets it, with a scripted model; test_local_model.py has the real one."""
 
 from __future__ import annotations
 
