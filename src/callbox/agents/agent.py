@@ -229,6 +229,9 @@ class Agent:
         loop, gate = self._begin((), state.messages, budget)
         if run is not None:
             loop.turns, loop.usage = run.turns, run.usage
+            said = state.messages[run.begins :]
+            loop.calls.extend([call for message in said if message.role == "assistant" for call in message.calls])
+            loop.results.extend([result for message in said if message.role == "tool" for result in message.results])
         return loop, gate
 
     def _begin(self, prompt: Prompt, history: Sequence[Message], budget: Budget | None = None) -> tuple[Loop, Gate]:

@@ -128,7 +128,8 @@ class Session:
             ApprovalPending: A run of another prompt waits for a person.
             SessionBusy: Another process or task works on it, still.
             SessionFenced: Another process took it over.
-            StoreError, ProviderError: See there; `resume` goes on later.
+            StoreError: See there; `resume` goes on later.
+            ProviderError: If it is retryable, `resume` goes on later; if not, the run has ended with ``"failed"``.
         """
         said = tuple(messages_of(prompt))
         await self._ensure()
@@ -196,6 +197,9 @@ class Session:
                     return self._waits(writer, loop)
         except ProviderError as error:
             error.run = loop.result()
+            if not error.retryable:
+                # Asked again it would fail again, and nothing else could ever be said in this session.
+                await writer.write(Ended(run=error.run.id, stop="failed", output=error.message))
             raise
         run = loop.result()
         writer.reach("ended.before")

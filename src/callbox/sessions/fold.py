@@ -77,6 +77,7 @@ class RunState:
 
     Attributes:
         id, prompt, prompt_key: See `Began`.
+        begins: How many messages there were before its prompt.
         stop, output: Why it ended and with what; None while it has not.
         turns: Answers of the model.
         calls: Calls that were let through to a tool.
@@ -86,6 +87,7 @@ class RunState:
     id: str
     prompt: tuple[Message, ...]
     prompt_key: str | None
+    begins: int = 0
     stop: str | None = None
     output: str = ""
     turns: int = 0
@@ -149,7 +151,7 @@ class SessionState:
         match placed.entry:
             case Began() as entry:
                 self.turn = None
-                self.run = RunState(entry.run, entry.prompt, entry.prompt_key)
+                self.run = RunState(entry.run, entry.prompt, entry.prompt_key, len(self.messages))
                 self.messages.extend(entry.prompt)
             case Replied() as entry:
                 self._replied(entry)

@@ -116,8 +116,8 @@ async def test_a_tool_with_an_effect_runs_at_most_once(world, store, point):
     await die(agent(world, store, *turns).session("s", reach=dying(point)), "Pay 5")
     run = await agent(world, store, *turns).session("s").run("Pay 5")
     assert run.stop == "done"
-    assert len(run.results) + len(run.messages) >= 4
-    result = next(message for message in run.messages if message.role == "tool").results[0]
+    [result] = run.results
+    assert [each.id for each in run.calls] == [result.call_id]
     hidden = point in ("intent.after", "outcome.before")
     assert (result.error.code if result.error else None) == ("outcome_unknown" if hidden else None)
     # Before the effect the crash prevented it, and it is not known any more; otherwise it happened once.
@@ -308,3 +308,18 @@ async def test_what_cannot_be_written_down_does_not_run(world, store):
     with pytest.raises(errors.JournalConflict):
         await session.run("Pay 5")
     assert world.paid == []
+
+
+async def test_a_request_that_can_never_succeed_does_not_block_the_session(world, store):
+    with pytest.raises(errors.ProviderBadRequest):
+        await Agent(model=Scripted([errors.ProviderBadRequest]), store=store).session("s").run("What?")
+    run = await agent(world, store, "Fine.").session("s").run("And this?")
+    assert run.output == "Fine."
+
+
+async def test_a_run_that_met_an_outage_goes_on_later(world, store):
+    with pytest.raises(errors.ProviderUnavailable):
+        await Agent(model=Scripted([errors.ProviderUnavailable]), store=store).session("s").run("What?")
+    session = agent(world, store, "Fine.").session("s")
+    assert (await session.resume()).output == "Fine."
+    assert len(await session.messages()) == 2
