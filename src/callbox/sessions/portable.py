@@ -36,7 +36,6 @@ DOCUMENT_BYTES_MAX = 256 << 20
 IMPORTED, VOIDED = "callbox.imported", "callbox.voided"
 """Notes of an imported session: where it came from; the last approval that did not come along."""
 
-_DIGEST = "sha256:"
 compact = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 """JSON on one line, ASCII: what a digest is made of."""
 
@@ -79,7 +78,7 @@ async def export_session(journal: Journal) -> JsonObject:
     """
     head, placed = await _taken(journal)
     entries = [_entry(each) for each in placed]
-    return {**head, "entries": entries, **_end(entries)}
+    return {**head, "entries": entries, **_end(head, entries)}
 
 
 async def export_lines(journal: Journal) -> Iterator[str]:
@@ -89,14 +88,13 @@ async def export_lines(journal: Journal) -> Iterator[str]:
 
 
 def _lines(head: JsonObject, placed: Iterable[Placed]) -> Iterator[str]:
+    end = _Ending(head)
     yield compact(head)
-    digest, count = hashlib.sha256(), 0
     for each in placed:
-        line = compact(_entry(each))
-        digest.update(line.encode() + b"\n")
-        count += 1
-        yield line
-    yield compact({"count": count, "digest": f"{_DIGEST}{digest.hexdigest()}"})
+        entry = _entry(each)
+        end.take(entry)
+        yield compact(entry)
+    yield compact(end.body())
 
 
 async def _taken(journal: Journal) -> tuple[JsonObject, list[Placed]]:
@@ -121,13 +119,26 @@ def _entry(placed: Placed) -> JsonObject:
     return {"seq": placed.seq, "at": _written_time(placed.at), "kind": placed.entry.kind, "body": body}
 
 
-def _end(entries: Iterable[JsonObject]) -> JsonObject:
+class _Ending:
     """What shows that nothing is missing and nothing was changed by accident. It keeps nobody from forging."""
-    digest, count = hashlib.sha256(), 0
+
+    def __init__(self, head: JsonObject) -> None:
+        self._digest = hashlib.sha256(compact(head).encode())
+        self._count = 0
+
+    def take(self, entry: JsonObject) -> None:
+        self._digest.update(b"\n" + compact(entry).encode())
+        self._count += 1
+
+    def body(self) -> JsonObject:
+        return {"count": self._count, "digest": f"sha256:{self._digest.hexdigest()}"}
+
+
+def _end(head: JsonObject, entries: Iterable[JsonObject]) -> JsonObject:
+    ending = _Ending(head)
     for entry in entries:
-        digest.update(compact(entry).encode() + b"\n")
-        count += 1
-    return {"count": count, "digest": f"{_DIGEST}{digest.hexdigest()}"}
+        ending.take(entry)
+    return ending.body()
 
 
 # --- in ---
@@ -194,7 +205,8 @@ def _document(body: dict[str, Any]) -> Document:
     if "entries" not in body or "digest" not in body:
         raise JournalDamaged("The end of the document is missing.")
     listed: list[dict[str, Any]] = body["entries"]
-    if _end(listed) != {"count": body["count"], "digest": body["digest"]}:
+    head = {name: value for name, value in body.items() if name not in ("entries", "count", "digest")}
+    if _end(head, listed) != {"count": body["count"], "digest": body["digest"]}:
         raise JournalDamaged("The document was changed, or part of it is missing: its digest is another.")
     placed = tuple(_placed(number, entry) for number, entry in enumerate(listed, 1))
     _folded(placed, body["session"])
