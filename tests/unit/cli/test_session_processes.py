@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from callbox.sessions.browsing import all_sessions
+from callbox.sessions.journal import Journal
+from callbox.stores.sqlite.store import SqliteStore
+from callbox.stores.store import SessionKey
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +127,24 @@ def test_a_session_that_is_worked_on_says_so_and_is_free_when_its_process_dies(e
         holder.send_signal(signal.SIGKILL)
         holder.wait(DEADLINE_S)
         ask(env, "approvals", "approve", waits["id"], "--by", "kim")
+
+
+async def test_a_collection_is_stopped_with_ctrl_c_and_done_again(env):
+    store = SqliteStore(Path(env["CALLBOX_HOME"]) / "sessions.db")
+    keys = [SessionKey("default", f"s{number}") for number in range(1_500)]
+    await asyncio.gather(*[Journal(store, key).ensure(expires_at=1.0) for key in keys])
+    with running([*COMMAND, "session", "gc"], env) as gc:
+        async with asyncio.timeout(DEADLINE_S):
+            while await store.info(keys[0]) is not None:
+                await asyncio.sleep(0.01)
+        gc.send_signal(signal.SIGINT)
+        assert gc.wait(DEADLINE_S) == 130
+        erased = int(re.search(r"erased ([\d,]+)", gc.stdout.read())[1].replace(",", ""))
+    left = [info.key.session async for info in all_sessions(store, "default")]
+    assert 0 < erased < 1_500
+    assert erased <= 1_500 - len(left) <= erased + 1, "the one under way may be gone, too"
+    await store.aclose()
+    assert len(json.loads(ask(env, "session", "gc", "--json"))) == len(left)
 
 
 def test_two_at_once_decide_once(env):

@@ -19,7 +19,7 @@ from support_sessions import agent
 KEY = SessionKey("default", "s")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request, tmp_path):
     async with getattr(support_stores, request.param)(tmp_path) as made:
         yield made
