@@ -14,6 +14,7 @@ from pathlib import Path
 from callbox.sandboxes.channel import Channel
 from callbox.sandboxes.driver import RootImage
 from callbox.sandboxes.images.kernel import GuestKernel
+from callbox.sandboxes.qemu.tsc import tsc_khz
 
 
 def bare_runsc(image: RootImage, command: list[str]) -> float:
@@ -65,7 +66,7 @@ def cold_qemu(image: RootImage, kernel: GuestKernel) -> float:
     line = [
         "qemu-system-x86_64", "-M", "microvm,accel=tcg,pic=off,pit=off,rtc=on", "-nodefaults", "-no-user-config",
         "-display", "none", "-m", "512", "-kernel", str(kernel.vmlinuz), "-initrd", str(kernel.initramfs), "-append",
-        "console=ttyS0 acpi=on tsc_early_khz=1000000 reboot=t panic=-1 callbox.boot=vm quiet",
+        f"console=ttyS0 acpi=on tsc_early_khz={tsc_khz()} tsc=reliable reboot=t panic=-1 callbox.boot=vm quiet",
         "-drive", f"id=a,file={image.disk},format=raw,if=none,read-only=on", "-device", "virtio-blk-device,drive=a",
         "-drive", f"id=b,file={disk},format=raw,if=none", "-device", "virtio-blk-device,drive=b",
         "-device", "virtio-serial-device", "-chardev", f"socket,id=c,path={folder}/port,server=on,wait=off",
@@ -85,7 +86,11 @@ def cold_qemu(image: RootImage, kernel: GuestKernel) -> float:
 async def _until_it_answers(path: Path) -> None:
     """Say HELLO to the agent; QEMU keeps it until the guest has opened its port."""
     async with asyncio.timeout(60):
-        while not path.exists():
-            await asyncio.sleep(0.002)
-        channel = await Channel.connect(*await asyncio.open_unix_connection(str(path)), timeout_s=60)
+        while True:
+            try:
+                streams = await asyncio.open_unix_connection(str(path))
+                break
+            except (FileNotFoundError, ConnectionRefusedError):  # not there, or bound and not yet listening
+                await asyncio.sleep(0.002)
+        channel = await Channel.connect(*streams, timeout_s=60)
         await channel.aclose()
