@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 from callbox.errors import JournalDamaged, SessionBusy, SessionFenced, SessionNotFound, StoreUnavailable
@@ -59,7 +59,6 @@ class Journal:
         self.store = store
         self.key = key
         self._reach = checked(reach)
-        self._links: list[Link] = []
 
     async def ensure(self, *, parent: Parent | None = None, expires_at: float | None = None) -> bool:
         """Make the session if there is none. Whether it was made."""
@@ -84,7 +83,6 @@ class Journal:
                 raise JournalDamaged(f"Entries {last + 1} to {each.seq - 1} of the session are missing.")
             last = each.seq
         if last < links[-1].last:  # a shorter journal folds well, into a state in which less was done than was done
-            self._links = []
             if await self.store.info(self.key) is None:
                 raise SessionNotFound(f"There is no session {self.key.session!r} any more.")
             raise JournalDamaged(f"Entries {last + 1} to {links[-1].last} of the session are missing.")
@@ -121,6 +119,7 @@ class Journal:
         """
         owner = this_process(new_id("w"))
         lease = await self._acquired(owner, wait_s, ttl_s)
+        # Everything from here on ends with the lease given back, however often we are cancelled meanwhile.
         writer: Writer | None = None
         try:
             self._reach("lease.taken")
@@ -128,26 +127,44 @@ class Journal:
             writer = Writer(self, lease, own.sealer, await self.state(), self._reach)
             yield writer
         finally:
-            if writer is not None:
-                await writer.aclose()
-            with contextlib.suppress(StoreUnavailable, SessionFenced):
-                await self.store.release(lease)
+            await _to_its_end(self._give_back(lease, writer))
+
+    async def _give_back(self, lease: Lease, writer: Writer | None) -> None:
+        if writer is not None:
+            await writer.aclose()
+        with contextlib.suppress(StoreUnavailable, SessionFenced):
+            await self.store.release(lease)
 
     async def _acquired(self, owner: str, wait_s: float, ttl_s: float) -> Lease:
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             try:
-                return await self.store.acquire(self.key, owner, ttl_s=ttl_s)
+                return await self._acquire(owner, ttl_s)
             except SessionBusy:
                 left_s = deadline - asyncio.get_running_loop().time()
                 if left_s <= 0:
                     raise
                 await asyncio.sleep(min(BUSY_POLL_S, left_s))
 
+    async def _acquire(self, owner: str, ttl_s: float) -> Lease:
+        """Take the lease. If we are cancelled meanwhile, it is given back: we live, so nobody else could take it."""
+        task = asyncio.ensure_future(self.store.acquire(self.key, owner, ttl_s=ttl_s))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await _to_its_end(self._undo(task))
+            raise
+
+    async def _undo(self, acquiring: asyncio.Future[Lease]) -> None:
+        [lease] = await asyncio.gather(acquiring, return_exceptions=True)
+        if isinstance(lease, Lease):
+            await self._give_back(lease, None)
+
     async def _chain(self) -> list[Link]:
-        """The parts of the journal, the oldest ancestor's first."""
-        if self._links:
-            return self._links
+        """The parts of the journal, the oldest ancestor's first.
+
+        Looked up each time: somebody may have erased the session and made it anew, with another secret.
+        """
         links: list[Link] = []
         key, until = self.key, None
         while True:
@@ -163,7 +180,6 @@ class Journal:
             # A fork of a fork may leave before the first fork's own entries do.
             until = info.parent.seq if until is None else min(until, info.parent.seq)
             key = SessionKey(key.tenant, info.parent.session)
-        self._links = links
         return links
 
     async def _events(self, link: Link, after: int) -> AsyncGenerator[Event]:
@@ -283,6 +299,22 @@ class Writer:
             except SessionFenced as error:
                 self._failed = error
                 return
+
+
+async def _to_its_end(work: Coroutine[None, None, None]) -> None:
+    """Await what must not be left half done; who cancels us meanwhile is heard afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.done():
+                break
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def _open(event: Event, sealer: Sealer) -> Placed:
