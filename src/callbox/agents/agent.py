@@ -225,13 +225,18 @@ class Agent:
     def begin_at(self, state: SessionState) -> tuple[Loop, Gate]:
         """The bookkeeping of a session's run, as it was when its last entry was written."""
         run = state.run
-        budget = Budget(self.limits) if run is None else Budget(self.limits, run_id=run.id, calls=run.calls)
-        loop, gate = self._begin((), state.messages, budget)
-        if run is not None:
-            loop.turns, loop.usage = run.turns, run.usage
-            said = state.messages[run.begins :]
-            loop.calls.extend([call for message in said if message.role == "assistant" for call in message.calls])
-            loop.results.extend([result for message in said if message.role == "tool" for result in message.results])
+        if run is None:
+            return self._begin((), state.messages)
+        budget = Budget(self.limits, run_id=run.id, calls=run.calls)
+        loop, gate = self._begin(state.messages[run.begins :], state.messages[: run.begins], budget)
+        loop.turns, loop.usage = run.turns, run.usage
+        for message in state.messages[run.begins + len(run.prompt) :]:
+            loop.calls.extend(message.calls)
+            loop.results.extend(message.results)
+            if message.role == "tool":
+                budget.count_turn(message.results)
+        codes = {result.error.code for result in loop.results if result.error is not None}
+        budget.overdrawn = run.calls >= self.limits.calls_per_run_max and "budget_exhausted" in codes
         return loop, gate
 
     def _begin(self, prompt: Prompt, history: Sequence[Message], budget: Budget | None = None) -> tuple[Loop, Gate]:

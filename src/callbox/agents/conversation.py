@@ -13,6 +13,7 @@ from callbox.context.results import READ_RESULT
 from callbox.context.selection import ToolIndex
 from callbox.context.selector import FIND_TOOLS, Selector
 from callbox.context.window import Window
+from callbox.errors import ConfigurationError
 from callbox.messages import Message, Reply, Usage
 from callbox.tools.tool import Tool
 from callbox.tools.toolset import Toolset
@@ -117,6 +118,11 @@ class Conversation:
         for message in messages:
             self.add(message)
         self._book()  # which checks them
+        if self._window.open_calls:
+            raise ConfigurationError(
+                f"The call {self._window.open_calls[0]!r} has no result.",
+                hint="Every call needs exactly one result before the conversation goes on.",
+            )
 
     def tools_to_send(self) -> Sequence[Tool]:
         """The tools of the next request."""

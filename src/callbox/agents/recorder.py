@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from callbox.calls import feedback
 from callbox.calls.call import ToolCall, ToolResult
 from callbox.errors import ApprovalError
 from callbox.gate.recording import Verdict
@@ -15,10 +18,16 @@ from callbox.tools.tool import Tool
 
 
 class SessionRecorder:
-    """A `Recorder` over a session's journal."""
+    """A `Recorder` over a session's journal.
 
-    def __init__(self, writer: Writer) -> None:
+    Args:
+        writer: Of the session.
+        begun: Ids of calls that an earlier process began, and that may have had an effect.
+    """
+
+    def __init__(self, writer: Writer, begun: Collection[str] = ()) -> None:
         self._writer = writer
+        self._begun = begun
         self._uses: dict[str, str] = {}  # call id -> the approval that it uses up
         self._paused = False
 
@@ -31,19 +40,23 @@ class SessionRecorder:
         """See `Recorder.approval`. A yes holds for what was shown: the same tool, arguments, policy and session."""
         state, session = self._writer.state, self._writer.journal.key.session
         digest = approval_digest(tool, call.arguments, policy_version=policy_version, session=session)
-        begun = self._turn().intents.get(call.id)
+        turn = self._turn()
+        begun = turn.intents.get(call.id)
         if begun is not None and begun.approval is not None and state.approvals[begun.approval].digest == digest:
             return "approved", ""  # it had begun when everything stopped, and may be run again under the same key
-        for known in reversed(state.approvals.values()):
-            if known.call_id != call.id or known.digest != digest or known.used:
-                continue
-            if known.approved is None:
-                self._paused = True
-                return "pending", ""
-            if known.approved:
-                self._uses[call.id] = known.id
-                return "approved", known.note
-            return "refused", _refusal(known)
+        known = state.approvals.get(turn.asked.get(call.id, ""))
+        if known is not None and (known.digest != digest or known.used):
+            known = None
+        if known is not None and known.approved:
+            self._uses[call.id] = known.id
+            return "approved", known.note
+        assert state.run is not None, "a turn belongs to a run"
+        refused = state.run.refused.get(digest)
+        if refused is not None:  # a person who has said no is not asked again in the same run
+            return "refused", _refusal(state.approvals[refused])
+        self._paused = True
+        if known is not None:
+            return "pending", ""
         asked = Asked(
             approval=new_id("apr"), call=call.id, tool=tool.name, arguments=call.arguments, digest=digest,
             reason=ask.reason,
@@ -51,7 +64,6 @@ class SessionRecorder:
         self._writer.reach("approval.before")
         await self._writer.write(asked)
         self._writer.reach("approval.after")
-        self._paused = True
         return "pending", ""
 
     async def intent(self, call: ToolCall, tool: Tool) -> str:
@@ -74,7 +86,9 @@ class SessionRecorder:
 
     async def outcome(self, call: ToolCall, result: ToolResult) -> None:
         """See `Recorder.outcome`."""
-        del call
+        if call.id in self._begun and result.error is not None and not result.attempts:
+            # What refuses it now says that it was not run; what it did before the crash is still not known.
+            result = ToolResult.failed(call, feedback.outcome_unknown(call.name))
         self._writer.reach("outcome.before")
         await self._writer.write(Answered(result=result))
         self._writer.reach("outcome.after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Protocol
@@ -14,22 +14,24 @@ from callbox.agents.prompt import Prompt, messages_of
 from callbox.agents.recorder import SessionRecorder
 from callbox.agents.run import Run
 from callbox.calls import feedback
-from callbox.calls.call import ToolCall, ToolResult
+from callbox.calls.call import CallError, ToolCall, ToolResult
 from callbox.errors import ApprovalError, ApprovalPending, ConfigurationError, ProviderError, SessionError
 from callbox.gate.caller import Caller
 from callbox.gate.gate import Gate, Restore
 from callbox.gate.passage import Observer
+from callbox.gate.turn import Prepared
 from callbox.ids import new_id
 from callbox.messages import Message
 from callbox.policy.approval import Approval
 from callbox.providers.provider import Provider
 from callbox.sessions import browsing, portable, retention
+from callbox.sessions.coding import keepable
 from callbox.sessions.entries import Answered, Began, Decided, Ended, Noted, Replied
-from callbox.sessions.fold import OpenTurn, Placed, SessionState
+from callbox.sessions.fold import OpenTurn, Placed, SessionState, fold_to_end
 from callbox.sessions.journal import LEASE_TTL_S, Journal, Writer
 from callbox.sessions.points import checked, nothing
 from callbox.stores.store import SessionKey, Store
-from callbox.tools.toolset import Toolset
+from callbox.tools.tool import Tool
 from callbox.values import JsonObject
 
 BUSY_WAIT_S = 10.0
@@ -132,15 +134,16 @@ class Session:
             ProviderError: If it is retryable, `resume` goes on later; if not, the run has ended with ``"failed"``.
         """
         said = tuple(messages_of(prompt))
+        if not isinstance(prompt, str):  # one that no model takes must not get into the journal
+            self._agent.begin_at(SessionState(messages=list(said)))
         await self._ensure()
         async with self._writing() as writer:
             await self._live_on(writer)
             state = writer.state
             if key is not None and key in state.answered:
-                run_id, stop, output = state.answered[key]
-                return self._finished(state, run_id, stop, output)
+                return await self._answer_of_then(writer, *state.answered[key])
             if state.unfinished and state.run is not None:
-                if state.run.prompt == said and state.run.prompt_key == key:
+                if state.run.prompt_key == key and (key is not None or state.run.prompt == said):
                     return await self._go_on(writer, observer)
                 run = await self._go_on(writer, observer)
                 if run.stop == "approval":
@@ -180,20 +183,20 @@ class Session:
                 reply = await ask(agent.provider, loop, request)
                 if reply is None:
                     break
-                prepared = gate.prepare(reply.calls, restore=agent.restore)
+                prepared = [(keepable(call), tool) for call, tool in gate.prepare(reply.calls, restore=agent.restore)]
                 opens = loop.take(reply, [call for call, _ in prepared])
                 kept = loop.conversation.messages[before:]
                 message = loop.pending if opens else (kept[0] if kept else None)
                 said = Replied(message=message, opens=opens, usage=reply.usage)
-                run = loop.result()
                 writer.reach("reply.before")
                 if loop.stop is not None:  # its last words, and that they are
+                    run = loop.result()
                     await writer.write(said, Ended(run=run.id, stop=run.stop, output=run.output))
                     writer.reach("reply.after")
                     return run
                 await writer.write(said)
                 writer.reach("reply.after")
-                if opens and not await self._answer(writer, loop, gate, observer):
+                if opens and not await self._answer(writer, loop, gate, observer, prepared):
                     return self._waits(writer, loop)
         except ProviderError as error:
             error.run = loop.result()
@@ -207,34 +210,58 @@ class Session:
         writer.reach("ended.after")
         return run
 
-    async def _answer(self, writer: Writer, loop: Loop, gate: Gate, observer: Observer | None) -> bool:
-        """Bring every call of the open turn to its result. False if one waits for a person."""
+    async def _answer(
+        self, writer: Writer, loop: Loop, gate: Gate, observer: Observer | None, read: Sequence[Prepared] | None = None
+    ) -> bool:
+        """Bring every call of the open turn to its result. False if one waits for a person.
+
+        Args:
+            writer, loop, gate, observer: Of the run.
+            read: The calls as they were read; None: an earlier process did, and its tools may have been others.
+        """
         turn = writer.state.turn
         if turn is None:  # no call of it could be read: each has its result by itself
             assert loop.pending is not None
-            errors = [ToolResult.failed(call, call.error) for call in loop.pending.calls if call.error is not None]
-            loop.budget.count_turn(errors)
-            loop.give(errors)
-            return True
-        if lost := [Answered(result=result) for call in turn.missing() if (result := _lost(call, turn, gate.toolset))]:
-            writer.reach("recovery.before")
-            await writer.write(*lost)
-            writer.reach("recovery.after")
-        if missing := turn.missing():
-            recorder = SessionRecorder(writer)
-            async with gate.turn(
-                caller=self._caller, budget=loop.budget, observer=observer, recorder=recorder
-            ) as running:
-                await running.finish((), prepared=[(call, gate.toolset.get(call.name)) for call in missing])
-                if running.paused:
-                    return False
-        loop.give(turn.all_results())
+            results = [ToolResult.failed(call, call.error) for call in loop.pending.calls if call.error is not None]
+        else:
+            if read is None:
+                read = await self._recovered(writer, loop, gate, turn)
+            if ready := [(call, tool) for call, tool in read if call.error is None]:
+                begun = {call.id for call, tool in ready if call.id in turn.intents and tool and not tool.reads_only}
+                recorder = SessionRecorder(writer, begun)
+                async with gate.turn(
+                    caller=self._caller, budget=loop.budget, observer=observer, recorder=recorder
+                ) as running:
+                    await running.finish((), prepared=ready)
+                    if running.paused:
+                        return False
+            results = turn.all_results()
+        loop.budget.count_turn(results)
+        loop.give(results)
         return True
+
+    async def _recovered(self, writer: Writer, loop: Loop, gate: Gate, turn: OpenTurn) -> list[Prepared]:
+        """The calls of an earlier process that can be run now; those that cannot get their results."""
+        ready = gate.prepare(turn.missing())
+        lost = {call.id: ToolResult.failed(call, error) for call, tool in ready if (error := _lost(call, tool, turn))}
+        if lost:
+            writer.reach("recovery.before")
+            await writer.write(*[Answered(result=result) for result in lost.values()])
+            writer.reach("recovery.after")
+        ready = [(call, tool) for call, tool in ready if call.id not in lost]
+        loop.budget.calls -= sum([call.id in turn.intents for call, _ in ready])  # they were paid for
+        return ready
 
     def _waits(self, writer: Writer, loop: Loop) -> Run:
         waiting = writer.state.waiting
         names = ", ".join(each.tool for each in waiting)
         return replace(loop.result(), stop="approval", output=f"Waits for approval of {names}.", approvals=waiting)
+
+    async def _answer_of_then(self, writer: Writer, run_id: str, stop: str, output: str) -> Run:
+        state = writer.state
+        if state.run is None or state.run.id != run_id:
+            state = fold_to_end(await writer.journal.read(), self.id, run_id)
+        return self._finished(state, run_id, stop, output)
 
     def _finished(self, state: SessionState, run_id: str, stop: str, output: str) -> Run:
         run = self._agent.begin_at(state)[0].result()
@@ -349,15 +376,14 @@ class Session:
         return self.journal.writing(wait_s=self._busy_wait_s, ttl_s=self._lease_ttl_s)
 
 
-def _lost(call: ToolCall, turn: OpenTurn, toolset: Toolset) -> ToolResult | None:
-    """The result of a call that cannot be run now: its tool is gone, or a crash hid what came of it."""
-    tool = toolset.get(call.name)
+def _lost(call: ToolCall, tool: Tool | None, turn: OpenTurn) -> CallError | None:
+    """Why a call of an earlier process cannot be run now: it does not fit its tool any more, or it had begun."""
     intent = turn.intents.get(call.id)
     if intent is None:
-        return None if tool is not None else ToolResult.failed(call, feedback.unknown_tool(call.name, toolset.names))
+        return call.error
     # A tool that has changed since says nothing about the one that ran.
     may_run_again = tool is not None and tool.version == intent.version and (tool.idempotent or tool.reads_only)
-    return None if may_run_again else ToolResult.failed(call, feedback.outcome_unknown(call.name))
+    return call.error or None if may_run_again else feedback.outcome_unknown(call.name)
 
 
 async def decide(writer: Writer, approval_id: str, *, approved: bool, by: str, note: str = "") -> Approval:

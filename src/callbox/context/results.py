@@ -11,6 +11,8 @@ from callbox.errors import ToolError
 from callbox.tools.tool import FunctionBinding, Tool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from callbox.calls.call import ToolResult
 
 READ_RESULT: Final = "read_result"
@@ -26,10 +28,16 @@ _LISTED: Final = 20
 
 
 class ClearedResults:
-    """The contents of results that the conversation holds only as stubs, by handle."""
+    """The contents of results that the conversation holds only as stubs, by handle.
 
-    def __init__(self) -> None:
+    Args:
+        held: Finds the content of a result that was not cleared. A model that was shown a stub may ask for it in a
+            process that went on after a crash, and that has not had to clear anything yet.
+    """
+
+    def __init__(self, held: Callable[[str], str | None] | None = None) -> None:
         self._contents: dict[str, str] = {}
+        self._held = held
 
     def __len__(self) -> int:
         return len(self._contents)
@@ -75,6 +83,8 @@ class ClearedResults:
 
     def _find(self, handle: str) -> str:
         content = self._contents.get(handle)
+        if content is None and self._held is not None:
+            content = self._held(handle)
         if content is None:
             known = ", ".join(list(self._contents)[-_LISTED:])
             raise ToolError(

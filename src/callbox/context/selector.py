@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,6 +101,10 @@ class Selector:
                     self._called[call.name] = None
             if message.text:
                 self._said = message.text
+        elif message.role == "tool":
+            for result in message.results:
+                if result.name == self.find_tools.name and result.error is None:
+                    self._note_found(result.content)
         elif message.role == "user" and message.text:
             # The model's words come first, because of a query that is too long the end is kept.
             self._query = f"{self._said[-_BEFORE_CHARS:]}\n{message.text[-QUERY_CHARS_MAX:]}".strip()
@@ -138,6 +143,20 @@ class Selector:
         if found:
             self._selection = self._make(sent & set(self._by_name) | set(self._found))
         return found
+
+    def _note_found(self, content: str) -> None:
+        """What `find` gave, in an earlier process perhaps: it was promised for the next turn."""
+        try:
+            names = [str(each["name"]) for each in json.loads(content)["found"]]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return  # cut, or changed by a sanitizer
+        fresh = [name for name in names if name in self._by_name and name not in self._found]
+        if not fresh:
+            return
+        self._found.update(dict.fromkeys(fresh))
+        if self._selection is not None:
+            sent = {tool.name for tool in self._selection.tools}
+            self._selection = self._make(sent & set(self._by_name) | set(self._found))
 
     def _choose(self) -> Selection:
         chosen = self._pinned | set(self._called) | set(self._found)

@@ -126,7 +126,7 @@ class Window:
         self.worth_clearing = worth_clearing
         self.reader = reader
         self.messages: list[Message] = []
-        self.cleared = ClearedResults()
+        self.cleared = ClearedResults(self._content_of)
         self._counted = 0
         self._counted_results = 0
         self._reserve = 0
@@ -325,6 +325,13 @@ class Window:
     def summary(self) -> str:
         """The last summary that was put in place of older messages."""
         return self._summary
+
+    def _content_of(self, handle: str) -> str | None:
+        number = handle.removeprefix("res_")
+        if not (number.isdecimal() and number.isascii() and len(number) < 10 and 0 < int(number) <= len(self._held)):
+            return None
+        held = self._held[int(number) - 1]
+        return held.result.content if held.handle == handle else None
 
     def _answered(self, results: tuple[ToolResult, ...]) -> Step:
         """The step whose calls these results answer."""

@@ -98,7 +98,7 @@ class Turn:
             results = [await self._answer(*ready[0])]
         else:
             results = await self._answer_all(ready)
-        if results and not self.paused:
+        if results and self._recorder is None:  # a recorded turn may have results of an earlier process, too
             self._budget.count_turn(results)
         return results
 

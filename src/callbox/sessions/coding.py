@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, cast
 
 from callbox.calls.call import MISSING, NO_VENDOR, CallError, Problem, Repair, ToolCall, ToolResult
+from callbox.calls.plain_values import check_plain
+from callbox.calls.strict_json import StrictJsonError
+from callbox.dialects.history import arguments_text
 from callbox.errors import JournalDamaged
+from callbox.limits import DEFAULT_LIMITS
 from callbox.messages import Media, Message, Opaque, Part, Reasoning, Text, Usage
 from callbox.sessions.entries import FORMAT, KINDS, Answered, Began, Entry, Replied
 from callbox.values import JsonObject
@@ -81,6 +85,17 @@ def entry_from(kind: type[Entry], body: dict[str, Any]) -> Entry:
 def _with(body: dict[str, Any], **optional: Any) -> dict[str, Any]:
     body.update({name: value for name, value in optional.items() if value is not None})
     return body
+
+
+def keepable(call: ToolCall) -> ToolCall:
+    """A call that could not be read, with arguments that can be written down: as text, if they are no JSON."""
+    if call.error is None or isinstance(call.arguments, str):
+        return call
+    try:
+        check_plain(call.arguments, DEFAULT_LIMITS)
+    except StrictJsonError:
+        return replace(call, arguments=arguments_text(call.arguments))
+    return call
 
 
 _ROLES = {"system": "s", "user": "u", "assistant": "a", "tool": "t"}

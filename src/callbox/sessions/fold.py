@@ -52,12 +52,15 @@ class OpenTurn:
         seq: The answer's number in the journal.
         results: By the call's id.
         intents: Calls that were about to run, by the call's id. Without a result, nobody knows what came of them.
+        asked: The newest approval of each call that needs one, by the call's id. Approvals of other turns do not count:
+            some servers number the calls of every answer from 0.
     """
 
     message: Message
     seq: int
     results: dict[str, ToolResult] = field(default_factory=dict[str, ToolResult])
     intents: dict[str, Intended] = field(default_factory=dict[str, Intended])
+    asked: dict[str, str] = field(default_factory=dict[str, str])
 
     def missing(self) -> list[ToolCall]:
         """Calls without a result, in the model's order. A call that could not be read has one by itself."""
@@ -82,6 +85,7 @@ class RunState:
         turns: Answers of the model.
         calls: Calls that were let through to a tool.
         usage: Tokens, as the vendor counted them.
+        refused: What a person has refused in it: the approval's id by its digest.
     """
 
     id: str
@@ -93,6 +97,7 @@ class RunState:
     turns: int = 0
     calls: int = 0
     usage: Usage = NO_USAGE
+    refused: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(slots=True)
@@ -127,10 +132,9 @@ class SessionState:
         """Approvals that somebody must decide before the run can go on."""
         if self.turn is None:
             return []
-        missing = {call.id for call in self.turn.missing()}
         # Asked again for a call (its tool has changed, or it is a fork's now), the earlier question is void.
-        newest = {each.call_id: each for each in self.approvals.values() if each.call_id in missing}
-        return [each for each in newest.values() if each.approved is None]
+        newest = [self.approvals[known] for call, known in self.turn.asked.items() if call not in self.turn.results]
+        return [each for each in newest if each.approved is None]
 
     @property
     def status(self) -> Status:
@@ -163,15 +167,9 @@ class SessionState:
             case Answered() as entry:
                 self._answered(entry.result)
             case Asked() as entry:
-                self.approvals[entry.approval] = Approval(
-                    id=entry.approval, session=session, call_id=entry.call, tool=entry.tool,
-                    arguments=entry.arguments, digest=entry.digest, reason=entry.reason, asked_at=placed.at,
-                )  # fmt: skip
+                self._asked(entry, placed.at, session)
             case Decided() as entry:
-                known = self.approvals.get(entry.approval)
-                if known is None:
-                    raise JournalDamaged(f"Entry {placed.seq} decides what nobody asked.")
-                self.approvals[entry.approval] = replace(known, approved=entry.approved, by=entry.by, note=entry.note)
+                self._decided(entry, placed.seq)
             case Ended() as entry:
                 run = self._running()
                 run.stop, run.output = entry.stop, entry.output
@@ -201,6 +199,21 @@ class SessionState:
         turn.results[result.call_id] = result
         self._close_if_complete()
 
+    def _asked(self, entry: Asked, at: float, session: str) -> None:
+        self.approvals[entry.approval] = Approval(
+            id=entry.approval, session=session, call_id=entry.call, tool=entry.tool, arguments=entry.arguments,
+            digest=entry.digest, reason=entry.reason, asked_at=at,
+        )  # fmt: skip
+        self._open().asked[entry.call] = entry.approval
+
+    def _decided(self, entry: Decided, seq: int) -> None:
+        known = self.approvals.get(entry.approval)
+        if known is None:
+            raise JournalDamaged(f"Entry {seq} decides what nobody asked.")
+        self.approvals[entry.approval] = replace(known, approved=entry.approved, by=entry.by, note=entry.note)
+        if not entry.approved:
+            self._running().refused[known.digest] = known.id
+
     def _close_if_complete(self) -> None:
         if self.turn is not None and not self.turn.missing():
             self.messages.append(self.turn.message)
@@ -225,6 +238,16 @@ def fold(entries: Iterable[Placed], session: str) -> SessionState:
     for placed in live:
         state.apply(placed, session)
     state.seq = last
+    return state
+
+
+def fold_to_end(entries: Iterable[Placed], session: str, run: str) -> SessionState:
+    """The state at the end of a run, as far as it was not rewound."""
+    state = SessionState()
+    for placed in effective(entries)[0]:
+        state.apply(placed, session)
+        if isinstance(placed.entry, Ended) and placed.entry.run == run:
+            break
     return state
 
 

@@ -1,0 +1,514 @@
+"""Sessions under attack: approvals that somebody would use twice, models that never learn, sessions made anew."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from callbox import Agent, CallContext, errors, tool
+from callbox.agents.conversation import Context
+from callbox.calls.call import ToolCall
+from callbox.errors import Rejected
+from callbox.limits import DEFAULT_LIMITS
+from callbox.messages import Message, Reply, Text
+from callbox.policy.policy import Allow, Ask
+from callbox.providers.scripted import Scripted
+from callbox.stores.memory import MemoryStore
+
+
+class Stopped(BaseException):
+    """As if the process had ended here."""
+
+
+def script(*turns):
+    """Turns by how many answers the conversation has: the same in every process."""
+
+    def say(messages):
+        asked = max([at for at, message in enumerate(messages) if message.role == "user"], default=0)
+        return turns[sum(message.role == "assistant" for message in messages[asked:])]
+
+    return Scripted(say)
+
+
+def call(tool_name, call_id=None, **arguments):
+    said = {"call": tool_name, "arguments": arguments}
+    return said if call_id is None else {**said, "id": call_id}
+
+
+def dying(at, times=1):
+    left = [times]
+
+    def reach(point):
+        if point == at and left[0]:
+            left[0] -= 1
+            raise Stopped
+
+    return reach
+
+
+async def die(session, prompt, **options):
+    with pytest.raises((Stopped, BaseExceptionGroup)):
+        await session.run(prompt, **options)
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+class Refunds:
+    """A tool that a person approves."""
+
+    def __init__(self):
+        self.paid = []
+        self.forbidden = False
+
+    @property
+    def tool(self):
+        @tool(approval="always")
+        async def refund(amount: int) -> str:
+            """Refund an amount."""
+            self.paid.append(amount)
+            return "refunded"
+
+        @refund.check
+        async def fine(amount: int):
+            if self.forbidden:
+                raise Rejected(f"{amount} is too much.", "/amount")
+
+        return refund
+
+    def session(self, store, *turns, session="s", **options):
+        return Agent(model=script(*turns), tools=[self.tool], store=store, **options).session(session)
+
+
+@pytest.fixture
+def refunds():
+    return Refunds()
+
+
+# --- approvals ---
+
+
+async def test_a_yes_to_a_call_that_was_rejected_is_not_good_for_the_next_turn(refunds, store):
+    # Servers that number the calls of each answer from 0 give the next turn's call the same id.
+    turns = ([call("refund", "call_0", amount=9)], [call("refund", "call_0", amount=9)], "Done.")
+    session = refunds.session(store, *turns)
+    first = (await session.run("Refund 9")).approvals[0]
+    await session.approve(first.id, by="kim")
+    refunds.forbidden = True
+
+    def look(messages):
+        refunds.forbidden = not any(message.results for message in messages)
+        return script(*turns)._function(messages)
+
+    run = await Agent(model=Scripted(look), tools=[refunds.tool], store=store).session("s").resume()
+    assert run.stop == "approval"
+    assert run.approvals[0].id != first.id
+    assert refunds.paid == []
+
+
+async def test_a_question_of_an_earlier_turn_is_not_open_again(refunds, store):
+    asks = [True]
+    turns = ([call("pay", "call_0", amount=9)], [call("pay", "call_0", amount=500)], "Done.")
+    paid = []
+
+    @tool
+    async def pay(amount: int) -> str:
+        """Pay."""
+        paid.append(amount)
+        return "paid"
+
+    def policy(question):
+        return Ask() if asks[0] else Allow()
+
+    session = Agent(model=script(*turns), tools=[pay], policy=policy, store=store).session("s")
+    first = (await session.run("Pay")).approvals[0]
+    asks[0] = False
+    points = []
+
+    def reach(point):
+        points.append(point)
+        if point == "reply.after" and points.count(point) == 1:
+            raise Stopped
+
+    again = Agent(model=script(*turns), tools=[pay], policy=policy, store=store).session("s", reach=reach)
+    with pytest.raises((Stopped, BaseExceptionGroup)):
+        await again.resume()
+    assert paid == [9]
+    assert await session.approvals() == []
+    with pytest.raises(errors.ApprovalError):
+        await session.approve(first.id, by="kim")
+
+
+async def test_a_person_who_said_no_is_not_asked_again_in_the_same_run(refunds, store):
+    turns = ([call("refund", amount=9)], [call("refund", amount=9)], "I may not.")
+    session = refunds.session(store, *turns)
+    first = (await session.run("Refund 9")).approvals[0]
+    await session.refuse(first.id, by="kim", note="no")
+    run = await session.resume()
+    assert run.output == "I may not."
+    assert [result.error.code for result in run.results] == ["approval_refused"] * 2
+    later = await session.run("Really?")
+    assert later.stop == "approval", "another run may ask again"
+
+
+async def test_no_to_one_of_two_identical_calls_is_no_to_both(refunds, store):
+    session = refunds.session(store, [call("refund", amount=9), call("refund", "other", amount=9)], "I may not.")
+    first = (await session.run("Refund 9 twice")).approvals[0]
+    await session.refuse(first.id, by="kim")
+    run = await session.resume()
+    assert (run.stop, refunds.paid) == ("done", [])
+
+
+async def test_yes_to_one_of_two_identical_calls_is_yes_to_one(refunds, store):
+    session = refunds.session(store, [call("refund", amount=9), call("refund", "other", amount=9)], "Done.")
+    first = (await session.run("Refund 9 twice")).approvals[0]
+    await session.approve(first.id, by="kim")
+    run = await session.resume()
+    assert (run.stop, refunds.paid) == ("approval", [9])
+
+
+@pytest.mark.parametrize("decided", [None, True])
+async def test_parent_and_fork_do_not_share_a_yes(refunds, store, decided):
+    turns = ([call("refund", amount=9)], "Done.")
+    session = refunds.session(store, *turns)
+    first = (await session.run("Refund 9")).approvals[0]
+    if decided:
+        await session.approve(first.id, by="kim")
+    fork = await session.fork("t")
+    if not decided:
+        await session.approve(first.id, by="kim")
+        await fork.approve(first.id, by="kim")
+    assert (await session.resume()).stop == "done"
+    run = await fork.resume()
+    assert (run.stop, refunds.paid) == ("approval", [9])
+    await fork.approve(run.approvals[0].id, by="kim")
+    assert (await fork.resume()).stop == "done"
+    assert refunds.paid == [9, 9]
+
+
+async def test_a_changed_policy_voids_an_approval(refunds, store):
+    class Versioned:
+        def __init__(self, version):
+            self.version = version
+
+        def decide(self, question):
+            return Ask()
+
+    turns = ([call("refund", amount=9)], "Done.")
+    session = refunds.session(store, *turns, policy=Versioned("1"))
+    first = (await session.run("Refund 9")).approvals[0]
+    await session.approve(first.id, by="kim")
+    run = await refunds.session(store, *turns, policy=Versioned("2")).resume()
+    assert (run.stop, refunds.paid) == ("approval", [])
+    assert run.approvals[0].id != first.id
+
+
+# --- what a crash must not change ---
+
+
+async def test_a_resumed_call_is_read_again_when_its_tool_has_changed(store):
+    paid = []
+
+    @tool
+    async def pay(amount: int) -> str:
+        """Pay."""
+        paid.append(amount)
+        return "paid"
+
+    turns = ([call("pay", amount=500)], "Done.")
+    await die(Agent(model=script(*turns), tools=[pay], store=store).session("s", reach=dying("reply.after")), "Pay")
+
+    @tool(name="pay")
+    async def pay_less(amount: Annotated[int, Field(le=100)]) -> str:
+        """Pay."""
+        paid.append(amount)
+        return "paid"
+
+    run = await Agent(model=script(*turns), tools=[pay_less], store=store).session("s").resume()
+    assert [result.error.code for result in run.results] == ["invalid_arguments"]
+    assert paid == []
+
+
+async def test_a_call_that_is_run_again_is_not_paid_for_twice(store):
+    keys = []
+
+    @tool(idempotent=True)
+    async def put(context: CallContext) -> str:
+        """Put."""
+        keys.append(context.idempotency_key)
+        return "there"
+
+    limits = replace(DEFAULT_LIMITS, calls_per_run_max=1)
+    turns = ([call("put")], "Done.")
+    made = [Agent(model=script(*turns), tools=[put], store=store, limits=limits) for _ in range(2)]
+    await die(made[0].session("s", reach=dying("outcome.before")), "Put")
+    run = await made[1].session("s").resume()
+    assert [result.error for result in run.results] == [None]
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_a_model_that_never_learns_is_stopped_whatever_crashes(store, crashes):
+    @tool
+    async def pay(amount: int) -> str:
+        """Pay."""
+        raise AssertionError
+
+    asked = []
+
+    def say(messages):
+        asked.append(len(messages))
+        return "I give up." if len(asked) > 20 else [call("pay", amount="much"), call("nothing")]
+
+    limits = replace(DEFAULT_LIMITS, corrections_max=3)
+
+    def session():
+        agent = Agent(model=Scripted(say), tools=[pay], store=store, limits=limits)
+        return agent.session("s", reach=dying("reply.after") if crashes else lambda _: None)
+
+    run = None
+    for _ in range(40):
+        try:
+            run = await session().run("Pay", key="m-1")
+            break
+        except (Stopped, BaseExceptionGroup):
+            continue
+    assert run is not None
+    assert run.stop == "corrections"
+    assert len(asked) == 5
+
+
+async def test_refusals_are_mistakes_however_often_the_run_is_resumed(refunds, store):
+    amounts = iter(range(100))
+
+    def say(messages):
+        return [call("refund", amount=next(amounts))]
+
+    limits = replace(DEFAULT_LIMITS, corrections_max=3)
+    session = Agent(model=Scripted(say), tools=[refunds.tool], store=store, limits=limits).session("s")
+    run = await session.run("Refund")
+    asked = 0
+    while run.stop == "approval":
+        asked += 1
+        assert asked < 20, "a person is asked again and again"
+        await session.refuse(run.approvals[0].id, by="kim")
+        run = await session.resume()
+    assert (run.stop, asked) == ("corrections", 4)
+
+
+async def test_a_run_without_calls_left_stays_without(store):
+    @tool
+    async def pay(amount: int) -> str:
+        """Pay."""
+        return "paid"
+
+    choices = []
+    turns = ([call("pay", amount=1), call("pay", amount=2)], "Enough.")
+
+    class Watched(Scripted):
+        async def complete(self, request):
+            choices.append(request.tool_choice)
+            return await super().complete(request)
+
+    limits = replace(DEFAULT_LIMITS, calls_per_run_max=1)
+
+    def agent():
+        return Agent(model=Watched(script(*turns)._function), tools=[pay], store=store, limits=limits)
+
+    seen = []
+
+    def reach(point):
+        seen.append(point)
+        if seen.count("outcome.after") == 2:
+            raise Stopped
+
+    await die(agent().session("s", reach=reach), "Pay")
+    run = await agent().session("s").resume()
+    assert run.stop == "calls"
+    assert choices == ["auto", "none"]
+
+
+async def test_a_cleared_result_can_be_read_after_a_crash(store):
+    @tool(effect="read")
+    async def look(place: str) -> str:
+        """Look."""
+        return f"{place} " + "word " * 2000
+
+    turns = (
+        [call("look", place="attic")],
+        [call("look", place="cellar")],
+        [call("look", place="roof")],
+        [call("read_result", handle="res_1", max_chars=20)],
+        "Done.",
+    )
+
+    def agent():
+        context = Context(budget_tokens=6_000, keep_recent_turns=1)
+        return Agent(model=script(*turns), tools=[look], store=store, context=context)
+
+    seen = []
+
+    def reach(point):
+        seen.append(point)
+        if seen.count("reply.after") == 4:
+            raise Stopped
+
+    await die(agent().session("s", reach=reach), "Look")
+    run = await agent().session("s").resume()
+    assert [result.error for result in run.results] == [None] * 4
+    assert run.results[-1].content.startswith("attic word")
+
+
+async def test_tools_that_were_found_are_there_after_a_crash(store):
+    def made(number):
+        @tool(name=f"tool_{number}", effect="read")
+        async def run() -> str:
+            """Run it."""
+            return "fine"
+
+        return run
+
+    names = []
+    turns = ([call("find_tools", query="tool_7", limit=3)], "Done.")
+
+    class Watched(Scripted):
+        async def complete(self, request):
+            names.append([each.name for each in request.tools])
+            return await super().complete(request)
+
+    def agent():
+        tools = [made(number) for number in range(12)]
+        return Agent(model=Watched(script(*turns)._function), tools=tools, store=store, context=Context(tools_max=4))
+
+    await die(agent().session("s", reach=dying("outcome.after")), "Use tool_1")
+    run = await agent().session("s").resume()
+    found = {each["name"] for each in json.loads(run.results[0].content)["found"]}
+    assert len(found) == 3
+    assert not found & set(names[0])
+    assert found <= set(names[-1])
+
+
+# --- the prompt and its key ---
+
+
+async def test_a_key_is_answered_once_although_its_run_was_unfinished(store):
+    asked = []
+
+    def say(messages):
+        asked.append(messages[-1].text)
+        return "Fine."
+
+    def agent():
+        return Agent(model=Scripted(say), store=store)
+
+    await die(agent().session("s", reach=dying("reply.before")), "Pay 5", key="m-1")
+    asked.clear()
+    run = await agent().session("s").run("Pay  5", key="m-1")
+    assert (run.output, asked) == ("Fine.", ["Pay 5"])
+    assert [message.text for message in run.messages] == ["Pay 5", "Fine."]
+
+
+async def test_the_answer_of_then_is_that_of_then(store):
+    @tool(effect="read")
+    async def look(place: str) -> str:
+        """Look."""
+        return place
+
+    session = Agent(model=script([call("look", place="a")], "A."), tools=[look], store=store).session("s")
+    first = await session.run("Look at a", key="m-1")
+    other = Agent(model=script("B."), tools=[look], store=store).session("s")
+    await other.run("Hello")
+    again = await other.run("Look at a", key="m-1")
+    assert replace(again, cost=first.cost) == first
+
+
+async def test_the_key_of_a_rewound_run_is_free_and_a_fork_keeps_its_own(store):
+    session = Agent(model=script("Fine."), store=store).session("s")
+    await session.run("Hello")
+    last = (await session.state()).seq
+    first = await session.run("Pay", key="m-1")
+    fork = await session.fork("t")
+    await session.rewind(last)
+    assert (await session.run("Pay", key="m-1")).id != first.id
+    assert (await fork.run("Pay", key="m-1")).id == first.id
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [Message.user("x"), Message.assistant("", [ToolCall("c", "look", {})])],
+        [Message("tool", ())],
+        [Message.user("x"), Message.tool([])],
+    ],
+)
+async def test_a_prompt_that_no_model_takes_does_not_block_the_session(store, prompt):
+    def agent():
+        return Agent(model=script("Fine."), store=store)
+
+    try:
+        await agent().session("s").run(prompt)
+    except errors.ConfigurationError:
+        with pytest.raises(errors.SessionNotFound):
+            await agent().session("s").state()
+    run = await agent().session("s").run("Hello")
+    assert run.output == "Fine."
+
+
+async def test_instructions_in_a_prompt_are_sent(store):
+    model = script("Fine.")
+    agent = Agent(model=model, store=store, instructions="Be brief.")
+    await agent.session("s").run([Message.system("The user is Kim."), Message.user("Hello")])
+    said = [message.text for message in model.requests[0].messages]
+    assert said == ["Be brief.", "The user is Kim.", "Hello"]
+
+
+# --- erased and made anew ---
+
+
+async def test_a_session_that_was_erased_can_be_made_anew_by_the_same_object(store):
+    agent = Agent(model=script("Fine."), store=store)
+    session = agent.session("s")
+    await session.run("Hello")
+    await agent.session("s").erase()
+    await session.run("Hello again")
+    assert [message.text for message in await agent.session("s").messages()] == ["Hello again", "Fine."]
+    assert [message.text for message in await session.messages()] == ["Hello again", "Fine."]
+
+
+async def test_a_reader_sees_the_session_that_was_made_anew(store):
+    agent = Agent(model=script("Fine."), store=store)
+    reader = agent.session("s")
+    await agent.session("s").run("Hello")
+    assert len(await reader.messages()) == 2
+    await agent.session("s").erase()
+    await agent.session("s").run("Hello again")
+    assert [message.text for message in await reader.messages()] == ["Hello again", "Fine."]
+
+
+# --- what models say ---
+
+
+async def test_arguments_that_no_journal_can_hold_are_a_mistake_of_the_model(store):
+    deep = []
+    for _ in range(5_000):
+        deep = [deep]
+
+    @tool
+    async def pay(amount: int) -> str:
+        """Pay."""
+        raise AssertionError
+
+    for number, wrong in enumerate([deep, {"amount": {1, 2}}, {"amount": b"x"}, {"amount": 10**5000}, object()]):
+        said = Reply(Message("assistant", (Text("So."), ToolCall("c", "pay", wrong))), "calls")
+        session = Agent(model=script(said, "I see."), tools=[pay], store=store).session(f"s{number}")
+        run = await session.run("Pay")
+        assert run.stop == "done", wrong
+        assert run.results[0].error is not None
+        assert len(await Agent(model=script(), store=store).session(f"s{number}").messages()) == 4
