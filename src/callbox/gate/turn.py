@@ -8,7 +8,6 @@ from types import TracebackType
 
 from callbox.calls import feedback
 from callbox.calls.call import ToolCall, ToolResult
-from callbox.errors import CallboxError
 from callbox.gate.caller import Budget, Caller
 from callbox.gate.passage import Observer, Passage, tell
 from callbox.gate.path import CallPath
@@ -125,7 +124,7 @@ class Turn:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     running = {index: tasks.create_task(self._answer(*ready[index])) for index in group}
-            except* CallboxError as failed:  # of the recorder: the rest was cancelled
+            except BaseExceptionGroup as failed:  # of the recorder: the rest was cancelled
                 raise failed.exceptions[0] from None
             results.update({index: task.result() for index, task in running.items()})
         assert len(results) == len(ready), "one result per call"

@@ -8,8 +8,9 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from callbox.errors import JournalDamaged, SessionBusy, SessionFenced, SessionNotFound, StoreUnavailable
+from callbox.errors import JournalDamaged, SessionBusy, SessionError, SessionFenced, SessionNotFound, StoreUnavailable
 from callbox.ids import new_id
 from callbox.sessions.coding import decode, encode
 from callbox.sessions.entries import Entry, Rewound, unique_key
@@ -127,7 +128,7 @@ class Journal:
             writer = Writer(self, lease, own.sealer, await self.state(), self._reach)
             yield writer
         finally:
-            await _to_its_end(self._give_back(lease, writer))
+            await _to_its_end(lambda: self._give_back(lease, writer))
 
     async def _give_back(self, lease: Lease, writer: Writer | None) -> None:
         if writer is not None:
@@ -152,7 +153,7 @@ class Journal:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            await _to_its_end(self._undo(task))
+            await _to_its_end(lambda: self._undo(task))
             raise
 
     async def _undo(self, acquiring: asyncio.Future[Lease]) -> None:
@@ -191,6 +192,9 @@ class Journal:
             after = events[-1].seq
 
 
+_Waiting: TypeAlias = tuple[Sequence[Entry], "asyncio.Future[None]"]
+
+
 class Writer:
     """The right to write to a session, and its state. Entries of tasks that write at the same time share one append."""
 
@@ -202,7 +206,7 @@ class Writer:
         self.reach = reach
         self._lease = lease
         self._sealer = sealer
-        self._waiting: list[tuple[Sequence[Entry], asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._appending: asyncio.Task[None] | None = None
         self._failed: BaseException | None = None
         self._renewing = asyncio.create_task(self._renew())
@@ -231,8 +235,13 @@ class Writer:
         """Stop writing; what was begun is ended first."""
         self._renewing.cancel()
         await asyncio.gather(self._renewing, return_exceptions=True)
-        while self._appending is not None:
-            await asyncio.gather(self._appending, return_exceptions=True)
+        while (task := self._appending) is not None:
+            await asyncio.gather(task, return_exceptions=True)
+            if self._appending is task:  # the loop is being closed, and it was cancelled before it began
+                self._appending = None
+                self._fail(asyncio.CancelledError(), self._waiting)
+        if self._failed is None:
+            self._failed = SessionError("The session is not held any more.", hint="Use: async with journal.writing()")
 
     async def _append_all(self) -> None:
         try:
@@ -241,12 +250,7 @@ class Writer:
                 try:
                     await self._append([entry for entries, _ in batch for entry in entries])
                 except BaseException as error:
-                    self._failed = error
-                    for _, future in [*batch, *self._waiting]:
-                        if not future.done():
-                            future.set_exception(error)
-                            future.exception()  # whoever was cancelled meanwhile does not look
-                    self._waiting = []
+                    self._fail(error, [*batch, *self._waiting])
                     if not isinstance(error, Exception):
                         raise
                 for _, future in batch:
@@ -254,6 +258,14 @@ class Writer:
                         future.set_result(None)
         finally:
             self._appending = None
+
+    def _fail(self, error: BaseException, told: Sequence[_Waiting]) -> None:
+        self._failed = error
+        self._waiting = []
+        for _, future in told:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # whoever was cancelled meanwhile does not look
 
     async def _append(self, entries: Sequence[Entry]) -> None:
         after = self.state.seq
@@ -301,20 +313,21 @@ class Writer:
                 return
 
 
-async def _to_its_end(work: Coroutine[None, None, None]) -> None:
-    """Await what must not be left half done; who cancels us meanwhile is heard afterwards."""
-    task = asyncio.ensure_future(work)
+async def _to_its_end(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Await what must not be left half done, and may be begun again; who cancels us meanwhile is heard afterwards."""
+    task = asyncio.ensure_future(work())
+    again = True
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError as error:
-            if task.done():
-                break
             cancelled = error
-    task.result()
+            if task.cancelled() and again:  # a loop that is being closed cancels every task, once
+                task, again = asyncio.ensure_future(work()), False
     if cancelled is not None:
         raise cancelled
+    task.result()
 
 
 def _open(event: Event, sealer: Sealer) -> Placed:
