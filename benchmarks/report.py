@@ -46,7 +46,15 @@ SECTIONS = (
     ),
     ("Counting tokens", "benchmarks/counting.py", False, "The offline estimate against a real vocabulary."),
     ("Choosing tools", "benchmarks/selection.py", False, "All functions of BFCL in one pool."),
+    (
+        "Durable sessions",
+        "benchmarks/durability/run.py",
+        True,
+        "What it costs that a call survives a crash: SQLite with synchronous=FULL, Postgres with fsync on.",
+    ),
 )
+MARKDOWN = {"Durable sessions"}
+"""Sections whose script writes Markdown, tables and words between them; the others print a plain table."""
 SLOW = (
     (
         "The local model",
@@ -80,6 +88,29 @@ def run(script: str, arguments: list[str]) -> str:
     return "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines())
 
 
+def section(title: str, script: str, has_peers: bool, about: str, peers: str) -> str:
+    """A section of the page, measured now."""
+    table = run(script, ["--peers", peers] if has_peers else [])
+    body = table if title in MARKDOWN else f"```\n{table}\n```"
+    return f"\n## {title}\n\n{about} `{script}`\n\n{body}\n"
+
+
+def replace_one(title: str, peers: str) -> None:
+    """Measure one section, and write it where it was, or else before those that are rarely measured."""
+    found = [each for each in SECTIONS + SLOW if each[0] == title]
+    if not found:
+        sys.exit(f"no section {title!r}")
+    new, old, page = section(*found[0], peers), kept(title), PAGE.read_text()
+    dated = new.replace(f"`{found[0][1]}`", f"Measured on {datetime.now(UTC).date().isoformat()}. `{found[0][1]}`", 1)
+    if old:
+        page = page.replace(old, dated, 1)
+    else:
+        before = next(part for name, *_ in SLOW if (part := kept(name)))
+        page = page.replace(before, dated + before, 1)
+    PAGE.write_text(page)
+    print(f"written: {title} in {PAGE.relative_to(ROOT)}", file=sys.stderr)
+
+
 def kept(title: str) -> str:
     """A section of the page as it is: what takes an hour is not measured again every time."""
     old = PAGE.read_text() if PAGE.exists() else ""
@@ -91,8 +122,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", required=True, help="python of the environment that has the peers")
     parser.add_argument("--with-model", action="store_true", help="also the local model: an hour on one core")
+    parser.add_argument("--only", metavar="TITLE", help="measure one section, and leave the rest of the page as it is")
     options = parser.parse_args()
     peers = str(Path(options.peers).absolute())  # not resolved: a venv's python is a link
+    if options.only:
+        replace_one(options.only, peers)
+        return
     date = datetime.now(UTC).date().isoformat()
     machine = f"{platform.system()} {platform.machine()}"
     page = [
@@ -106,10 +141,9 @@ def main() -> None:
     ]
     for title, script, has_peers, about in SECTIONS + (SLOW if options.with_model else ()):
         print(f"{title} ...", file=sys.stderr)
-        table = run(script, ["--peers", peers] if has_peers else [])
-        page.append(f"\n## {title}\n\n{about} `{script}`\n\n```\n{table}\n```\n")
+        page.append(section(title, script, has_peers, about, peers))
     if not options.with_model:
-        page.append(kept(SLOW[0][0]))
+        page += [kept(title) for title, *_ in SLOW]
     PAGE.write_text("".join(page))
     print(f"written: {PAGE.relative_to(ROOT)}", file=sys.stderr)
 

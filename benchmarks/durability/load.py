@@ -1,6 +1,6 @@
 """Opening a session of 200 messages: CPU and wall time until its messages are there, in a new process and a new agent.
 
-The first time of a process imports what reading needs (imports of the agent itself are done before); later times have a
+The first time of a process imports what reading needs (the agent and its tools are imported before); later times have a
 new agent and new connections. Peers: `get_tuple` with a saver of its own every time. ``python load.py --peers PYTHON``
 """
 

@@ -64,7 +64,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     console = Console(width=250, no_color=True)
     with console.capture() as captured:
         console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
+    return "\n".join(line.rstrip() for line in captured.get().strip().splitlines())
 
 
 def alone(measure: Callable[[Disk, str | None, int], str], about: str | None) -> None:

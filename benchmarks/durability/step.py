@@ -95,7 +95,7 @@ def table(rows: Rows, kinds: dict[str, str], labels: list[str], base: str) -> st
         for history in map(str, HISTORIES):
             figures = rows[label].get(history)
             if figures is None:
-                cells.append("the same")
+                cells.append("no history")
                 continue
             server = f" + {median_and_spread(figures['server_ms'])}" if kinds[label] == "postgres" else ""
             cells.append(median_and_spread(figures["cpu_ms"]) + server)
@@ -121,6 +121,10 @@ def measure(disk: Disk, peers: str | None, rounds: int) -> str:
         "What makes the step durable, alone (ratios to callbox's journal):",
         table(rows, kinds, parts, "journal"),
     ]
+    if peers is not None:
+        notes.append(
+            "A DBOS workflow holds no conversation: its one figure was measured once and stands for every length in the ratios."
+        )
     if settings:
         notes.append("SQLite as the peers open it by themselves: " + "; ".join(sorted(settings)) + " (2 is FULL).")
     return "\n\n".join(notes)

@@ -20,7 +20,7 @@ ARGUMENTS_BYTES, RESULT_BYTES = 100, 300
 STEPS = 20
 """Measured calls of one run; one more begins it."""
 
-RUNS = 1
+RUNS = 2
 """Conversations of one process for each history."""
 
 NAME = "look_up"
