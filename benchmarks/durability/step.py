@@ -17,6 +17,9 @@ from server import Disk
 from workload import HISTORIES
 
 OURS = "callbox, "
+DBOS_NOTE = (
+    "A DBOS workflow holds no conversation: its one figure was measured once and stands for every length in the ratios."
+)
 VARIANTS = {
     "": "",
     ":async": ', durability="async" (not durable on return)',
@@ -122,9 +125,7 @@ def measure(disk: Disk, peers: str | None, rounds: int) -> str:
         table(rows, kinds, parts, "journal"),
     ]
     if peers is not None:
-        notes.append(
-            "A DBOS workflow holds no conversation: its one figure was measured once and stands for every length in the ratios."
-        )
+        notes.append(DBOS_NOTE)
     if settings:
         notes.append("SQLite as the peers open it by themselves: " + "; ".join(sorted(settings)) + " (2 is FULL).")
     return "\n\n".join(notes)
