@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import pickle
 from collections import Counter, defaultdict
 from typing import Any
@@ -142,7 +143,7 @@ def _told(placed: list[Placed], keys: dict[tuple[str, Any], list[str]]) -> list[
     """What the model was told happened; what it was told did not happen, did not."""
     found: list[str] = []
     said = [message for message in fold(placed, "").messages if message.role in ("assistant", "tool")]
-    for asked, answer in zip(said, said[1:], strict=False):
+    for asked, answer in itertools.pairwise(said):
         for call, result in zip(asked.calls, answer.results, strict=False):
             if call.error is not None:
                 continue

@@ -1,4 +1,4 @@
-"""Processes that live a session's life and may be killed: a nursery that has imported everything forks one for each job.
+"""Processes that live a session's life and may be killed: a nursery that is warm forks one for each job.
 
 Jobs come as lines of JSON on standard input; how each process ended goes to standard output. A process of its own,
 because a program with threads cannot fork.

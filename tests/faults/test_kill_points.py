@@ -1,8 +1,8 @@
-"""A process of a session is killed at every named point, and the next one while it recovers: nothing is lost or doubled.
+"""A session's process is killed at every named point, and the next one in its recovery: nothing is lost or doubled.
 
-The life (`session_life`): parallel reads, tools that run at most once and one that is idempotent, approvals that another
-process gives, a fork, a rewind, a run out of time. After each death and at the end, another process looks at what there is
-(`session_checks`).
+The life (`session_life`): parallel reads, tools that run at most once and one that is idempotent, approvals that
+another process gives, a fork, a rewind, a run out of time. After each death and at the end, another process looks at
+what there is (`session_checks`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RECOVERY_POINTS = ("recovery.before", "recovery.after")
 
 @dataclass(frozen=True)
 class Death:
-    """Which process is killed where, and where the one after it; processes before it are taken from the life without deaths."""
+    """Which process is killed where, and where the one after it is."""
 
     number: int
     role: str
