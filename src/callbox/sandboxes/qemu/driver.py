@@ -20,7 +20,7 @@ from callbox.sandboxes.host.reap import reap
 from callbox.sandboxes.images.kernel import GuestKernel
 from callbox.sandboxes.qemu.command import MACHINE_TYPE, RECIPE
 from callbox.sandboxes.qemu.machine import DEVICE_FILE, QemuMachine
-from callbox.sandboxes.qemu.memory import make_memory, reserve
+from callbox.sandboxes.qemu.memory import check_room, make_memory
 from callbox.sandboxes.qemu.probe import probe, unusable
 from callbox.sandboxes.qemu.process import MEMORY_FILE, Start, machine_uid, version
 from callbox.sandboxes.qemu.templates import Templates
@@ -220,7 +220,7 @@ def _make_state(spec: MachineSpec) -> None:
         make_disk(spec.place / DISK_FILE, size_mb=limits.disk_mb, inodes_max=limits.inodes_max, journal=True)
     memory = spec.place / "run" / MEMORY_FILE
     make_memory(memory, size_mb=limits.memory_mb, uid=machine_uid(spec.machine_id))
-    reserve(memory)
+    check_room(memory)
 
 
 def _take_state(spec: MachineSpec, saved: Path, *, copy: bool) -> None:
@@ -235,7 +235,7 @@ def _take_state(spec: MachineSpec, saved: Path, *, copy: bool) -> None:
     uid = machine_uid(spec.machine_id)
     if uid is not None:
         os.chown(memory, uid, uid, follow_symlinks=False)
-    reserve(memory)
+    check_room(memory)
 
 
 def _prepare(spec: MachineSpec) -> None:

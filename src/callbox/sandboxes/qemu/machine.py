@@ -26,7 +26,7 @@ from callbox.sandboxes.host.launch import Launched, tail
 from callbox.sandboxes.host.processes import ProcessIdentity
 from callbox.sandboxes.host.reap import reap
 from callbox.sandboxes.qemu.command import CONSOLE_BYTES
-from callbox.sandboxes.qemu.memory import InstantCopy, give_back
+from callbox.sandboxes.qemu.memory import InstantCopy
 from callbox.sandboxes.qemu.process import AGENT_SOCKET, CONTROL_SOCKET, LOG_FILE, MEMORY_FILE, Start, start
 from callbox.sandboxes.qemu.qmp import EventData, Qmp, connect_unix
 
@@ -430,7 +430,6 @@ def _keep_memory(memory: Path, target: Path, disk: Path) -> None:
             raise
         clone_file(memory, target)
     sync_path(target)
-    give_back(target)
     sync_path(disk)
     sync_folder(target.parent)
     sync_folder(target.parent.parent)

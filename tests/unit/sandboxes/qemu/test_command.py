@@ -49,7 +49,7 @@ def test_boot_under_software_emulation() -> None:
         "-device", "virtserialport,id=agent,chardev=agent,name=callbox",
         "-kernel", "/proc/self/fd/8", "-initrd", "/proc/self/fd/9",
         "-append", ("console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on callbox.boot=vm "
-        "tsc_early_khz=2400000 tsc=reliable"),
+        "tsc_early_khz=2400000 tsc=reliable highres=off"),
     ]  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def test_kvm_differs_in_processor_and_clock_only() -> None:
     assert changed == [
         ("tcg,thread=multi,tb-size=64", "kvm"),
         ("max,la57=off,vmx=off,svm=off", "host,vmx=off,svm=off"),
-        (FULL.kernel_line(), FULL.kernel_line().removesuffix(" tsc_early_khz=2400000 tsc=reliable")),
+        (FULL.kernel_line(), FULL.kernel_line().removesuffix(" tsc_early_khz=2400000 tsc=reliable highres=off")),
     ]
 
 
