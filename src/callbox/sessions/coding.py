@@ -17,6 +17,9 @@ from callbox.messages import Media, Message, Opaque, Part, Reasoning, Text, Usag
 from callbox.sessions.entries import FORMAT, KINDS, Answered, Began, Entry, Replied
 from callbox.values import JsonObject
 
+_VERSION = "format"
+"""Of the entry; a name that no entry uses: ``"v"`` is what only a vendor understands."""
+
 _DUMP = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
@@ -24,7 +27,7 @@ def encode(entry: Entry) -> bytes:
     """One entry as JSON text, UTF-8; lone surrogates, which JSON can carry and UTF-8 cannot, as escapes."""
     body = entry_json(entry)
     if FORMAT != 1:
-        body["v"] = FORMAT
+        body[_VERSION] = FORMAT
     text = _DUMP(body)
     try:
         return text.encode()
@@ -43,7 +46,7 @@ def decode(kind: str, data: bytes) -> Entry:
         raise JournalDamaged(f"The journal has an entry of kind {kind!r}.", hint="A newer callbox wrote it: upgrade.")
     try:
         body = json.loads(data)
-        if body.pop("v", 1) > FORMAT:
+        if body.pop(_VERSION, 1) > FORMAT:
             raise JournalDamaged(f"The journal has a newer {kind!r}.", hint="A newer callbox wrote it: upgrade.")
         return entry_from(known, body)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

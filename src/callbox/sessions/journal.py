@@ -251,8 +251,8 @@ class Writer:
                     await self._append([entry for entries, _ in batch for entry in entries])
                 except BaseException as error:
                     self._fail(error, [*batch, *self._waiting])
-                    if not isinstance(error, Exception):
-                        raise
+                    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
+                        raise  # the others are heard by who waits
                 for _, future in batch:
                     if not future.done():
                         future.set_result(None)
