@@ -65,7 +65,7 @@ ENTRIES: st.SearchStrategy[Entry] = st.one_of(
         opens=st.booleans(),
         usage=st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, st.booleans()),
     ),
-    st.builds(Intended, call=TEXT, key=TEXT, version=TEXT, approval=st.none() | TEXT),
+    st.builds(Intended, call=TEXT, version=TEXT, approval=st.none() | TEXT),
     st.builds(Answered, result=RESULTS),
     st.builds(Asked, approval=TEXT, call=TEXT, tool=TEXT, arguments=OBJECTS, digest=TEXT, reason=TEXT),
     st.builds(Decided, approval=TEXT, approved=st.booleans(), by=TEXT, note=TEXT),
@@ -210,10 +210,10 @@ TURN = (
 
 @settings(deadline=None, max_examples=60)
 @given(
-    turns=st.lists(TURN, min_size=1, max_size=6),
-    steps=st.sets(st.integers(1, 60), max_size=6),
-    budget=st.sampled_from([None, 900, 2_500]),
-    prompts=st.integers(1, 2),
+    turns=st.lists(TURN, min_size=1, max_size=7),
+    steps=st.sets(st.integers(1, 90), max_size=8),
+    budget=st.sampled_from([None, 900, 1_500]),
+    prompts=st.integers(1, 3),
 )
 def test_crashes_change_nothing_but_what_they_hid(
     turns: list[Any], steps: set[int], budget: int | None, prompts: int
@@ -222,6 +222,8 @@ def test_crashes_change_nothing_but_what_they_hid(
     whole, expected, outputs = asyncio.run(life(turns, set(), context, prompts))
     crashed, messages, outputs_after = asyncio.run(life(turns, steps, context, prompts))
     hidden = 0
+    results = [result for message in expected for result in message.results]
+    read_too_early = any(result.name == "read_result" and result.error is not None for result in results)
     assert len(messages) == len(expected)
     for message, other in zip(messages, expected, strict=True):
         if message.role != "tool":
@@ -231,7 +233,7 @@ def test_crashes_change_nothing_but_what_they_hid(
             if result.error is not None and result.error.code == "outcome_unknown":
                 hidden += 1
                 assert would.name in ("pay", "refund")
-            elif result.name == "read_result":
+            elif result.name == "read_result" and read_too_early:
                 pass  # before something was cleared there is nothing to read; a new process gives what it has
             else:
                 assert result == would

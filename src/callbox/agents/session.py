@@ -120,7 +120,8 @@ class Session:
         Args:
             prompt: What the person says.
             key: The caller's idempotency key for this prompt (a message id, say): said again with the same key, also
-                long after it was answered, the answer of then is returned and nothing is done.
+                long after it was answered, the answer of then is returned and nothing is done. The key alone decides:
+                another prompt under it is not looked at.
             observer: Is told when calls start and finish.
 
         Returns:
@@ -128,6 +129,7 @@ class Session:
 
         Raises:
             ApprovalPending: A run of another prompt waits for a person.
+            ConfigurationError: The prompt has a call without a result, or a result without a call. Nothing was said.
             SessionBusy: Another process or task works on it, still.
             SessionFenced: Another process took it over.
             StoreError: See there; `resume` goes on later.

@@ -141,8 +141,7 @@ def check(world, run):
     assert world.inside == 0
 
 
-@pytest.mark.parametrize("times", [1, 3, 20])
-@pytest.mark.parametrize("pauses", [0, 2])
+@pytest.mark.parametrize(("times", "pauses"), [(1, 0), (1, 2), (3, 1)])
 async def test_cancelled_at_any_moment_it_goes_on_at_once(unheard, times, pauses):
     before = asyncio.all_tasks()
     ended, after = False, 0
@@ -161,7 +160,7 @@ async def test_cancelled_at_any_moment_it_goes_on_at_once(unheard, times, pauses
 
 async def test_cancelled_again_and_again_it_gets_there(unheard):
     before = asyncio.all_tasks()
-    for step in range(1, 40, 3):
+    for step in (1, 2, 7, 16, 31):
         world, store = World(), Slow(MemoryStore())
         at = 0
         while not await cancelled(session(world, store).run("Go", key="m-1"), at, 1):
