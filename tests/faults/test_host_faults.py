@@ -2,8 +2,8 @@
 
 What cannot be found out, because nothing outside of the file says otherwise: that the file was replaced by an older
 copy of itself, or a session cut to a shorter one together with its number of entries; that it was emptied, which makes
-it a new one; and a session's name damaged in SQLite's index of names, under which it is not found any more (SQLite's own
-`integrity_check` sees that). The last tests say so.
+it a new one; and a session's name damaged in SQLite's index of names, under which it is not found any more (SQLite's
+own `integrity_check` sees that). The last tests say so.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from callbox.agents.session import Session
 from callbox.errors import JournalDamaged, SessionNotFound, StoreError, StoreUnavailable
 from callbox.providers.scripted import Scripted
 from callbox.sessions import journal
+from callbox.sessions.entries import Intended
 from callbox.sessions.fold import SessionState
 from callbox.stores.sqlite.store import SqliteStore
 from faults.session_deaths import TESTS
@@ -95,11 +96,11 @@ async def world(files: Files, path: Path) -> AsyncIterator[Session]:
 async def check_paid(files: Files, session: Session) -> None:
     """Nothing acknowledged is lost; each payment was made at most once, and only after its intent was written."""
     placed = await session.journal.read()
-    begun = {each.entry.key for each in placed if each.entry.kind == "intended"}  # type: ignore[union-attr]
+    begun = sum(isinstance(each.entry, Intended) for each in placed)
     promised = max(line["after"] + len(line["bodies"]) for line in Files.lines(files.promises))
     assert len(placed) >= promised
     paid = Files.lines(files.effects)
-    assert {each["key"] for each in paid} <= begun
+    assert len(paid) <= begun
     assert max(Counter(each["what"] for each in paid).values(), default=0) <= 1
     told = [result.error.code if result.error else None for message in fold_messages(await session.state())
             for result in message.results]  # fmt: skip
@@ -167,8 +168,7 @@ async def check(folder: Path) -> None:
     files = Files(folder)
     async with world(files, folder / "sessions.db") as session:
         placed = await session.journal.read()
-        begun = {each.entry.key for each in placed if each.entry.kind == "intended"}  # type: ignore[union-attr]
-        assert {each["key"] for each in Files.lines(files.effects)} <= begun
+        assert len(Files.lines(files.effects)) <= sum(isinstance(each.entry, Intended) for each in placed)
         assert len(placed) >= max(line["after"] + len(line["bodies"]) for line in Files.lines(files.promises))
 
 
