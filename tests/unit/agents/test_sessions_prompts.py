@@ -1,0 +1,172 @@
+"""What is said in a session: prompts with keys, prompts that no model takes, nonsense of models, erased pasts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from callbox import Agent, errors, tool
+from callbox.calls.call import ToolCall
+from callbox.messages import Message, Reply, Text
+from callbox.providers.scripted import Scripted
+from callbox.stores.memory import MemoryStore
+
+
+class Stopped(BaseException):
+    """As if the process had ended here."""
+
+
+def script(*turns):
+    """Turns by how many answers the conversation has: the same in every process."""
+
+    def say(messages):
+        asked = max([at for at, message in enumerate(messages) if message.role == "user"], default=0)
+        return turns[sum(message.role == "assistant" for message in messages[asked:])]
+
+    return Scripted(say)
+
+
+def call(tool_name, call_id=None, **arguments):
+    said = {"call": tool_name, "arguments": arguments}
+    return said if call_id is None else {**said, "id": call_id}
+
+
+def dying(at, times=1):
+    left = [times]
+
+    def reach(point):
+        if point == at and left[0]:
+            left[0] -= 1
+            raise Stopped
+
+    return reach
+
+
+async def die(session, prompt, **options):
+    with pytest.raises((Stopped, BaseExceptionGroup)):
+        await session.run(prompt, **options)
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+# --- the prompt and its key ---
+
+
+async def test_a_key_is_answered_once_although_its_run_was_unfinished(store):
+    asked = []
+
+    def say(messages):
+        asked.append(messages[-1].text)
+        return "Fine."
+
+    def agent():
+        return Agent(model=Scripted(say), store=store)
+
+    await die(agent().session("s", reach=dying("reply.before")), "Pay 5", key="m-1")
+    asked.clear()
+    run = await agent().session("s").run("Pay  5", key="m-1")
+    assert (run.output, asked) == ("Fine.", ["Pay 5"])
+    assert [message.text for message in run.messages] == ["Pay 5", "Fine."]
+
+
+async def test_the_answer_of_then_is_that_of_then(store):
+    @tool(effect="read")
+    async def look(place: str) -> str:
+        """Look."""
+        return place
+
+    session = Agent(model=script([call("look", place="a")], "A."), tools=[look], store=store).session("s")
+    first = await session.run("Look at a", key="m-1")
+    other = Agent(model=script("B."), tools=[look], store=store).session("s")
+    await other.run("Hello")
+    again = await other.run("Look at a", key="m-1")
+    assert replace(again, cost=first.cost) == first
+
+
+async def test_the_key_of_a_rewound_run_is_free_and_a_fork_keeps_its_own(store):
+    session = Agent(model=script("Fine."), store=store).session("s")
+    await session.run("Hello")
+    last = (await session.state()).seq
+    first = await session.run("Pay", key="m-1")
+    fork = await session.fork("t")
+    await session.rewind(last)
+    assert (await session.run("Pay", key="m-1")).id != first.id
+    assert (await fork.run("Pay", key="m-1")).id == first.id
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [Message.user("x"), Message.assistant("", [ToolCall("c", "look", {})])],
+        [Message("tool", ())],
+        [Message.user("x"), Message.tool([])],
+    ],
+)
+async def test_a_prompt_that_no_model_takes_does_not_block_the_session(store, prompt):
+    def agent():
+        return Agent(model=script("Fine."), store=store)
+
+    try:
+        await agent().session("s").run(prompt)
+    except errors.ConfigurationError:
+        with pytest.raises(errors.SessionNotFound):
+            await agent().session("s").state()
+    run = await agent().session("s").run("Hello")
+    assert run.output == "Fine."
+
+
+async def test_instructions_in_a_prompt_are_sent(store):
+    model = script("Fine.")
+    agent = Agent(model=model, store=store, instructions="Be brief.")
+    await agent.session("s").run([Message.system("The user is Kim."), Message.user("Hello")])
+    said = [message.text for message in model.requests[0].messages]
+    assert said == ["Be brief.", "The user is Kim.", "Hello"]
+
+
+# --- erased and made anew ---
+
+
+async def test_a_session_that_was_erased_can_be_made_anew_by_the_same_object(store):
+    agent = Agent(model=script("Fine."), store=store)
+    session = agent.session("s")
+    await session.run("Hello")
+    await agent.session("s").erase()
+    await session.run("Hello again")
+    assert [message.text for message in await agent.session("s").messages()] == ["Hello again", "Fine."]
+    assert [message.text for message in await session.messages()] == ["Hello again", "Fine."]
+
+
+async def test_a_reader_sees_the_session_that_was_made_anew(store):
+    agent = Agent(model=script("Fine."), store=store)
+    reader = agent.session("s")
+    await agent.session("s").run("Hello")
+    assert len(await reader.messages()) == 2
+    await agent.session("s").erase()
+    await agent.session("s").run("Hello again")
+    assert [message.text for message in await reader.messages()] == ["Hello again", "Fine."]
+
+
+# --- what models say ---
+
+
+async def test_arguments_that_no_journal_can_hold_are_a_mistake_of_the_model(store):
+    deep = []
+    for _ in range(5_000):
+        deep = [deep]
+
+    @tool
+    async def pay(amount: int) -> str:
+        """Pay."""
+        raise AssertionError
+
+    for number, wrong in enumerate([deep, {"amount": {1, 2}}, {"amount": b"x"}, {"amount": 10**5000}, object()]):
+        said = Reply(Message("assistant", (Text("So."), ToolCall("c", "pay", wrong))), "calls")
+        session = Agent(model=script(said, "I see."), tools=[pay], store=store).session(f"s{number}")
+        run = await session.run("Pay")
+        assert run.stop == "done", wrong
+        assert run.results[0].error is not None
+        assert len(await Agent(model=script(), store=store).session(f"s{number}").messages()) == 4
