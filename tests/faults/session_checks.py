@@ -6,6 +6,7 @@ import base64
 import itertools
 import pickle
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 from callbox.errors import StoreError
@@ -117,14 +118,26 @@ def _approvals(placed: list[Placed]) -> list[str]:
     return found
 
 
+def _begun(placed: list[Placed]) -> Iterator[tuple[str, Intended]]:
+    """Every intent with the idempotency key that its tool was given: where its call stands."""
+    run, turn, calls = "", 0, []
+    for each in placed:
+        match each.entry:
+            case Began(run=run):
+                pass
+            case Replied(message=message, opens=True) if message is not None:
+                turn, calls = each.seq, [call.id for call in message.calls]
+            case Intended(call=call) as entry:
+                yield f"{run}.{turn}.{calls.index(call)}", entry
+
+
 def _effects(effects: list[Any], journals: dict[str, list[Placed]], *, ended: bool) -> list[str]:
     """What tools did, against what the journals say about it."""
     found: list[str] = []
     keys: defaultdict[tuple[str, Any], list[str]] = defaultdict(list)
     for each in effects:
         keys[each["tool"], each["what"]].append(each["key"])
-    entries = [each.entry for own in journals.values() for each in own]
-    begun = {entry.key: entry for entry in entries if isinstance(entry, Intended)}
+    begun = {key: entry for own in journals.values() for key, entry in _begun(own)}
     for (name, what), of in keys.items():
         if name in AT_MOST_ONCE and len(of) > 1:
             found.append(f"{name} {what} was done {len(of)} times")

@@ -71,18 +71,14 @@ class SessionRecorder:
         turn = self._turn()
         begun = turn.intents.get(call.id)
         if begun is not None:
-            return begun.key
-        place = [each.id for each in turn.message.calls].index(call.id)
-        run = self._writer.state.run
-        assert run is not None, "a turn belongs to a run"
-        key = f"{run.id}.{turn.seq}.{place}"
+            return turn.key_of(call.id)
         self._writer.reach("intent.before")
         approval = self._uses.get(call.id)
         if approval is not None and self._writer.state.approvals[approval].used:
             raise ApprovalError(f"Approval {approval} was used already.")
-        await self._writer.write(Intended(call=call.id, key=key, version=tool.version, approval=approval))
+        await self._writer.write(Intended(call=call.id, version=tool.version, approval=approval))
         self._writer.reach("intent.after")
-        return key
+        return turn.key_of(call.id)
 
     async def outcome(self, call: ToolCall, result: ToolResult) -> None:
         """See `Recorder.outcome`."""

@@ -164,8 +164,8 @@ def said(entry: Entry) -> str:
         case Replied(message=message):
             calls = [] if message is None else [f"→ {call.name}({arguments(call)})" for call in message.calls]
             text = "(nothing that is kept)" if message is None else " ".join([message.text, *calls])
-        case Intended(call=call, key=key):
-            text = f"{call} with key {key}"
+        case Intended(call=call, approval=approval):
+            text = call if approval is None else f"{call}, approved by {approval}"
         case Answered(result=result):
             text = f"{result.name}: {result.content}"
         case Asked(approval=approval, tool=tool, reason=reason):

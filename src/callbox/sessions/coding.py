@@ -187,7 +187,7 @@ def _result(result: ToolResult) -> dict[str, Any]:
         body,
         error=error,
         ms=round(result.duration_ms, 1) or None,
-        runs=result.attempts or None,
+        runs=None if result.attempts == 1 else result.attempts,
         cut=result.truncated or None,
         v=dict(result.vendor) or None,
     )
@@ -203,7 +203,7 @@ def _result_from(body: Mapping[str, Any]) -> ToolResult:
         error,
         None,
         body.get("ms", 0.0),
-        body.get("runs", 0),
+        body.get("runs", 1),
         body.get("cut", False),
         body.get("v", NO_VENDOR),
     )

@@ -51,15 +51,13 @@ class Intended:
     """A call is about to run. If no outcome follows, it is not known whether it had its effect.
 
     Attributes:
-        call: The call's id.
-        key: The idempotency key that the tool sees.
+        call: The call's id. Its idempotency key follows from its place: see `OpenTurn.key_of`.
         version: The tool's version.
         approval: Which yes this uses up.
     """
 
     kind: ClassVar[str] = "intended"
     call: str
-    key: str
     version: str
     approval: str | None = None
 
@@ -130,11 +128,5 @@ KINDS: dict[str, type[Entry]] = {
 
 
 def unique_key(entry: Entry) -> str | None:
-    """What the store itself refuses to have twice: the intent of a call, the decision on an approval."""
-    match entry:
-        case Intended(key=key):
-            return f"i:{key}"
-        case Decided(approval=approval):
-            return f"d:{approval}"
-        case _:
-            return None
+    """What the store itself refuses to have twice: the decision on an approval, which anybody may bring."""
+    return f"d:{entry.approval}" if isinstance(entry, Decided) else None

@@ -50,6 +50,7 @@ class OpenTurn:
     Attributes:
         message: The answer.
         seq: The answer's number in the journal.
+        run: The run that it belongs to.
         results: By the call's id.
         intents: Calls that were about to run, by the call's id. Without a result, nobody knows what came of them.
         asked: The newest approval of each call that needs one, by the call's id. Approvals of other turns do not count:
@@ -58,6 +59,7 @@ class OpenTurn:
 
     message: Message
     seq: int
+    run: str
     results: dict[str, ToolResult] = field(default_factory=dict[str, ToolResult])
     intents: dict[str, Intended] = field(default_factory=dict[str, Intended])
     asked: dict[str, str] = field(default_factory=dict[str, str])
@@ -65,6 +67,10 @@ class OpenTurn:
     def missing(self) -> list[ToolCall]:
         """Calls without a result, in the model's order. A call that could not be read has one by itself."""
         return [call for call in self.message.calls if call.error is None and call.id not in self.results]
+
+    def key_of(self, call_id: str) -> str:
+        """The idempotency key of a call: where it stands, so that it is the same whoever runs it, and of no other."""
+        return f"{self.run}.{self.seq}.{[call.id for call in self.message.calls].index(call_id)}"
 
     def all_results(self) -> list[ToolResult]:
         """One result per call, in the model's order; only when none is missing."""
@@ -187,7 +193,7 @@ class SessionState:
         if entry.message is None:
             return
         if entry.opens:
-            self.turn = OpenTurn(entry.message, self.seq)
+            self.turn = OpenTurn(entry.message, self.seq, run.id)
             self._close_if_complete()
         else:
             self.messages.append(entry.message)
