@@ -49,13 +49,13 @@ def call_of(seed: str, size: int = ARGUMENTS_BYTES) -> ToolCall:
     return ToolCall(f"call_{seed}", NAME, given, json.dumps(given))
 
 
-def call_entries(run: str, seed: str) -> tuple[Replied, Intended, Answered]:
+def call_entries(seed: str) -> tuple[Replied, Intended, Answered]:
     call = call_of(seed)
     said = Message("assistant", (call,))
     answer = ToolResult(call.id, NAME, result(seed), duration_ms=1.5, attempts=1)
     return (
         Replied(message=said, opens=True, usage=USAGE),
-        Intended(call=call.id, key=f"{run}.{seed}.0", version="0123456789ab"),
+        Intended(call=call.id, version="0123456789abcdef"),
         Answered(result=answer),
     )
 
@@ -66,7 +66,7 @@ def history_entries(messages: int) -> list[Entry]:
         return []
     entries: list[Entry] = [Began(run="run_0", prompt=(Message.user(QUESTION),))]
     for n in range(messages // 2):
-        entries += call_entries("run_0", f"h{n}")
+        entries += call_entries(f"h{n}")
     said = Message("assistant", (Text(ANSWER),))
     return [*entries, Replied(message=said, opens=False, usage=USAGE), Ended(run="run_0", stop="done", output=ANSWER)]
 
@@ -89,7 +89,7 @@ async def step_store(store: Store, history: int, marks: Marks) -> None:
         after = len(history_entries(history))
         pairs: list[list[NewEvent]] = []
         for n in range(STEPS + 1):
-            _, intent, answer = call_entries("run_1", f"{run}-{n}")
+            _, intent, answer = call_entries(f"{run}-{n}")
             seq = after + 2 * n + 1
             pairs.append(
                 [
@@ -108,7 +108,7 @@ async def step_store(store: Store, history: int, marks: Marks) -> None:
 async def step_journal(store: Store, history: int, marks: Marks) -> None:
     for run in range(RUNS):
         journal = await fill(store, f"journal-{history}-{run}", history)
-        prepared = [call_entries("run_1", f"{run}-{n}") for n in range(STEPS + 1)]
+        prepared = [call_entries(f"{run}-{n}") for n in range(STEPS + 1)]
         async with journal.writing() as writer:
             # One answer of the model with all calls, so that what is measured is nothing but intents and outcomes.
             said = Message("assistant", tuple([part for each in prepared for part in each[0].message.content]))

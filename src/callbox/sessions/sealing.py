@@ -6,6 +6,7 @@ Erasing a session is then erasing 32 bytes, also where events were copied to: lo
 from __future__ import annotations
 
 import os
+import zlib
 from typing import TYPE_CHECKING
 
 from callbox.errors import JournalDamaged
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 SECRET_BYTES = 32
 _NONCE_BYTES = 12
+_PLAIN, _DEFLATED = b"-", b"z"
+_DEFLATE_LEAST_BYTES = 128
 
 
 def new_secret() -> bytes:
@@ -36,7 +39,7 @@ class Sealer:
         """Seal what will be event `seq`."""
         # Random and not `seq`: an append that failed may be tried again with another body under the same number.
         nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, plain, f"{self._place}{seq}\0{kind}".encode())
+        return nonce + self._cipher.encrypt(nonce, _packed(plain), f"{self._place}{seq}\0{kind}".encode())
 
     def unseal(self, seq: int, kind: str, sealed: bytes) -> bytes:
         """Read a body.
@@ -48,6 +51,24 @@ class Sealer:
 
         try:
             nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-            return self._cipher.decrypt(nonce, rest, f"{self._place}{seq}\0{kind}".encode())
-        except (InvalidTag, ValueError) as error:
+            return _unpacked(self._cipher.decrypt(nonce, rest, f"{self._place}{seq}\0{kind}".encode()))
+        except (InvalidTag, ValueError, zlib.error) as error:
             raise JournalDamaged(f"Event {seq} ({kind}) was changed, or is of another session.") from error
+
+
+def _packed(plain: bytes) -> bytes:
+    """Deflated where that helps: what tools return is text, and a journal keeps it for ever."""
+    if len(plain) >= _DEFLATE_LEAST_BYTES:
+        deflated = zlib.compress(plain, 1)
+        if len(deflated) < len(plain):
+            return _DEFLATED + deflated
+    return _PLAIN + plain
+
+
+def _unpacked(packed: bytes) -> bytes:
+    how, body = packed[:1], packed[1:]
+    if how == _DEFLATED:
+        return zlib.decompress(body)
+    if how != _PLAIN:
+        raise ValueError("It is packed in a way that this callbox does not know.")
+    return body
