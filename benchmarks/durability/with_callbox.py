@@ -93,7 +93,7 @@ async def step_store(store: Store, history: int, marks: Marks) -> None:
             seq = after + 2 * n + 1
             pairs.append(
                 [
-                    NewEvent("intended", sealer.seal(seq, "intended", encode(intent)), f"i:{intent.key}"),
+                    NewEvent("intended", sealer.seal(seq, "intended", encode(intent))),
                     NewEvent("answered", sealer.seal(seq + 1, "answered", encode(answer))),
                 ]
             )

@@ -245,7 +245,12 @@ class Session:
     async def _recovered(self, writer: Writer, loop: Loop, gate: Gate, turn: OpenTurn) -> list[Prepared]:
         """The calls of an earlier process that can be run now; those that cannot get their results."""
         ready = gate.prepare(turn.missing())
-        lost = {call.id: ToolResult.failed(call, error) for call, tool in ready if (error := _lost(call, tool, turn))}
+        inherited = turn.seq <= writer.begins
+        lost = {
+            call.id: ToolResult.failed(call, error)
+            for call, tool in ready
+            if (error := _lost(call, tool, turn, inherited=inherited))
+        }
         if lost:
             writer.reach("recovery.before")
             await writer.write(*[Answered(result=result) for result in lost.values()])
@@ -378,10 +383,20 @@ class Session:
         return self.journal.writing(wait_s=self._busy_wait_s, ttl_s=self._lease_ttl_s)
 
 
-def _lost(call: ToolCall, tool: Tool | None, turn: OpenTurn) -> CallError | None:
-    """Why a call of an earlier process cannot be run now: it does not fit its tool any more, or it had begun."""
+def _lost(call: ToolCall, tool: Tool | None, turn: OpenTurn, *, inherited: bool) -> CallError | None:
+    """Why a call of an earlier process cannot be run now: it does not fit its tool any more, or it had begun.
+
+    `inherited`: the turn is that of the session that this one was forked from, where the call runs, or will.
+    """
     intent = turn.intents.get(call.id)
     if intent is None:
+        harmless = tool is None or tool.idempotent or tool.reads_only
+        if (
+            inherited
+            and not harmless
+            and not (call.id in turn.asked or (tool is not None and tool.approval == "always"))
+        ):
+            return feedback.outcome_unknown(call.name)
         return call.error
     # A tool that has changed since says nothing about the one that ran.
     may_run_again = tool is not None and tool.version == intent.version and (tool.idempotent or tool.reads_only)

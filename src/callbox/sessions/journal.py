@@ -125,7 +125,7 @@ class Journal:
         try:
             self._reach("lease.taken")
             own = (await self._chain())[-1]
-            writer = Writer(self, lease, own.sealer, await self.state(), self._reach)
+            writer = Writer(self, lease, own, await self.state(), self._reach)
             yield writer
         finally:
             await _to_its_end(lambda: self._give_back(lease, writer))
@@ -196,16 +196,22 @@ _Waiting: TypeAlias = tuple[Sequence[Entry], "asyncio.Future[None]"]
 
 
 class Writer:
-    """The right to write to a session, and its state. Entries of tasks that write at the same time share one append."""
+    """The right to write to a session, and its state. Entries of tasks that write at the same time share one append.
+
+    Attributes:
+        state: What the journal comes to, with all that was written.
+        begins: Entries up to this number are shared with the session that this one was forked from; 0: none.
+    """
 
     def __init__(
-        self, journal: Journal, lease: Lease, sealer: Sealer, state: SessionState, reach: Callable[[str], None]
+        self, journal: Journal, lease: Lease, own: Link, state: SessionState, reach: Callable[[str], None]
     ) -> None:
         self.journal = journal
         self.state = state
         self.reach = reach
+        self.begins = own.after
         self._lease = lease
-        self._sealer = sealer
+        self._sealer = own.sealer
         self._waiting: list[_Waiting] = []
         self._appending: asyncio.Task[None] | None = None
         self._failed: BaseException | None = None

@@ -323,3 +323,14 @@ async def test_a_run_that_met_an_outage_goes_on_later(world, store):
     session = agent(world, store, "Fine.").session("s")
     assert (await session.resume()).output == "Fine."
     assert len(await session.messages()) == 2
+
+
+async def test_a_fork_in_the_middle_does_not_run_what_its_parent_runs(world, store):
+    turns = ([call("pay", amount=5), call("look", place="a"), call("put", name="x")], "Done.")
+    await die(agent(world, store, *turns).session("s", reach=dying("reply.after")), "Pay 5")
+    fork = await agent(world, store, *turns).session("s").fork("t")
+    codes = [result.error.code if result.error else None for result in (await fork.resume()).results]
+    assert codes == ["outcome_unknown", None, None]
+    assert world.paid == []
+    assert (await agent(world, store, *turns).session("s").resume()).stop == "done"
+    assert [amount for amount, _ in world.paid] == [5]
