@@ -40,12 +40,13 @@ def choices(state: SessionState, inside: dict[int, bool], number: int, draw: Any
     """What a session may write next."""
     can: list[Entry] = [Noted(values={f"n{number % 3}": number})]
     if state.turn is None:
-        can += [Rewound(to=to) for to, is_inside in inside.items() if not is_inside and to < state.seq]
+        places = [to for to, is_inside in inside.items() if not is_inside and to < state.seq]
+        can += [Rewound(to=draw(st.sampled_from(places)))] if places and draw(st.integers(0, 3)) == 0 else []
     if not state.unfinished:
         key = draw(st.sampled_from([None, f"k{number}"]))
         can += [Began(run=f"run_{number}", prompt=(Message.user("Go"),), prompt_key=key)] * 3
     elif state.turn is None and state.run is not None:
-        can += [reply(draw), reply(draw), Ended(run=state.run.id, stop="done", output="")]
+        can += [reply(draw), reply(draw), reply(draw), Ended(run=state.run.id, stop="done", output="")]
     if state.turn is not None:
         can += _calls(state, number)
     return can
