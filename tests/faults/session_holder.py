@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import resource
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from callbox.stores.opening import open_store
 from faults.session_world import Files, Noting, call
 
 TURNS = ([call("hold", number=1), call("pay", amount=2)], [call("hold", number=3), call("pay", amount=4)], "Done.")
-RESULT = "x" * 4000
+RESULT = random.Random(4).randbytes(2000).hex()  # journals are deflated
 
 
 def tell(**what: Any) -> None:

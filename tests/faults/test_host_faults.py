@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DISK_BYTES = 2 << 20
 PAGE = 4096
-RESULT = "x" * 3000
+RESULT = random.Random(3).randbytes(3000).hex()  # journals are deflated
 PAYMENTS = 6
 
 
@@ -237,14 +237,30 @@ async def test_flipped_bytes_never_give_another_state(whole: Path, tmp_path: Pat
     right, good = await said(whole), whole.read_bytes()
     chance = random.Random(11)
     seen: Counter[str] = Counter()
-    for _ in range(300):
+    written = [at for at in range(len(good)) if any(good[max(0, at - 1) : at + 2])]  # most of the file is empty
+    for _ in range(600):
         damaged = tmp_path / "damaged.db"
-        at = chance.randrange(len(good))
+        at = chance.choice(written)
         damaged.write_bytes(good[:at] + bytes([good[at] ^ 1 << chance.randrange(8)]) + good[at + 1 :])
         seen[await look(damaged, right)] += 1
     print(f"\nbytes: {dict(seen)}")
     assert not [what for what in seen if "another" in what]
-    assert seen["JournalDamaged"] > 50
+    assert seen["JournalDamaged"] > 300
+
+
+@pytest.mark.parametrize("body", ["NULL", "7", "1.5", "'text'"])
+async def test_a_body_that_is_no_bytes_is_told(whole: Path, body: str) -> None:
+    db = sqlite3.connect(whole)
+    db.execute("PRAGMA writable_schema = ON")
+    db.execute("UPDATE sqlite_schema SET sql = replace(sql, 'body BLOB NOT NULL', 'body') WHERE name = 'events'")
+    db.commit()
+    db.close()
+    db = sqlite3.connect(whole)  # reads the schema as it is now
+    db.execute(f"UPDATE events SET body = {body} WHERE seq = 5")
+    db.commit()
+    db.close()
+    with pytest.raises(JournalDamaged):
+        await said(whole)
 
 
 DAMAGE: dict[str, str] = {

@@ -52,7 +52,7 @@ class Sealer:
         try:
             nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
             return _unpacked(self._cipher.decrypt(nonce, rest, f"{self._place}{seq}\0{kind}".encode()))
-        except (InvalidTag, ValueError, zlib.error) as error:
+        except (InvalidTag, ValueError, TypeError, zlib.error) as error:  # TypeError: a damaged file's body is a number
             raise JournalDamaged(f"Event {seq} ({kind}) was changed, or is of another session.") from error
 
 

@@ -85,6 +85,8 @@ def translated(error: BaseException) -> BaseException:
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return JournalDamaged(f"SQLite: {error}.", hint="Restore the file from a backup.")
         return StoreError(f"SQLite: {error}.")
+    if isinstance(error, UnicodeDecodeError):  # Python fails to read SQLite's complaint about a damaged schema
+        return JournalDamaged("SQLite: the file's schema is no text.", hint="Restore the file from a backup.")
     if isinstance(error, OSError):
         return StoreUnavailable(
             f"The store's file: {error.strerror or error}.", hint="Look at its folder and its disk."

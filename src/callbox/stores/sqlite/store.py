@@ -197,7 +197,7 @@ class SqliteStore:
             raise StoreUnavailable("The store was closed.", hint="Open it again.")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, self._in_reader, run, values)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             raise translated(error) from error
 
     def _in_reader(self, run: Callable[..., T], values: tuple[Any, ...]) -> T:
