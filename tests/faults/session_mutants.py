@@ -68,9 +68,18 @@ def other_key() -> None:
 
 def run_again() -> None:
     """What a crash hid is run again, whatever it is."""
-    session._lost = lambda *_: None  # type: ignore[assignment]
+    session._lost = lambda *_, **__: None  # type: ignore[assignment]
 
 
 MUTANTS: dict[str, Callable[[], None]] = {
     each.__name__: each for each in (no_intent, late_intent, unused_approval, other_key, run_again)
 }
+
+SEEN: dict[str, str] = {
+    "no_intent": "intent is not written",
+    "late_intent": "intent is not written",
+    "unused_approval": "nobody has said yes",
+    "other_key": "intent is not written",  # not under the key that the tool was given
+    "run_again": "was done 2 times",
+}
+"""What the harness says of each: it must see what is wrong, and not that the mutant itself failed."""

@@ -20,7 +20,7 @@ import pytest
 
 from callbox.sessions.points import POINTS
 from faults.session_deaths import Kill, Lived, Nursery, Place, kills_in, live
-from faults.session_mutants import MUTANTS
+from faults.session_mutants import MUTANTS, SEEN
 from support_postgres import server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -157,13 +157,13 @@ def test_the_harness_finds_a_recorder_that_is_wrong(tmp_path: Path, mutant: str)
                 place = Place(tmp_path / f"{number}-{point}")
                 lived = live(nursery, place, {0: (point, number)}, mutant=mutant)
                 if lived.violations:
+                    assert SEEN[mutant] in lived.violations[0]
                     print(f"\n{mutant}: {lived.violations[0]}")
                     return
     pytest.fail("the harness saw nothing")
 
 
-def test_every_mutant_is_wrong_in_a_way_of_its_own(tmp_path: Path) -> None:
-    """Without a mutant the same lives have no violation."""
+def test_the_same_lives_without_a_mutant_have_no_violation(tmp_path: Path) -> None:
     with Nursery() as nursery:
         for number in range(1, 6):
             assert live(nursery, Place(tmp_path / str(number)), {0: ("effect.after", number)}).violations == []
