@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from callbox import Agent, CallContext, tool
 from callbox.providers.scripted import Scripted
 
@@ -34,25 +36,39 @@ def tools(done):
     return [pay, put, refund]
 
 
-def call(tool_name, **arguments):
-    return {"call": tool_name, "arguments": arguments}
+def call(tool_name, call_id=None, **arguments):
+    said = {"call": tool_name, "arguments": arguments}
+    return said if call_id is None else {**said, "id": call_id}
+
+
+def script(*turns):
+    """Turns by how many answers the last prompt has: the same in every process."""
+
+    def say(messages):
+        asked = max([at for at, message in enumerate(messages) if message.role == "user"], default=0)
+        return turns[sum(message.role == "assistant" for message in messages[asked:])]
+
+    return Scripted(say)
 
 
 def agent(store, done, *turns):
     """Answers the last prompt with the turns, one after the other."""
-
-    def say(messages):
-        asked = max(at for at, message in enumerate(messages) if message.role == "user")
-        return turns[sum(message.role == "assistant" for message in messages[asked:])]
-
-    return Agent(model=Scripted(say), tools=tools(done), store=store)
+    return Agent(model=script(*turns), tools=tools(done), store=store)
 
 
-def dying(at):
-    """Ends the process when it comes to the point `at`."""
+def dying(at, times=1):
+    """Ends the process the first `times` times that it comes to the point `at`."""
+    left = [times]
 
     def reach(point):
-        if point == at:
+        if point == at and left[0]:
+            left[0] -= 1
             raise Stopped
 
     return reach
+
+
+async def die(session, prompt, **options):
+    """Run it in a process that ends on the way."""
+    with pytest.raises((Stopped, BaseExceptionGroup)):
+        await session.run(prompt, **options)

@@ -9,10 +9,7 @@ import pytest
 from callbox import Agent, CallContext, errors, tool
 from callbox.providers.scripted import Scripted
 from callbox.stores.memory import MemoryStore
-
-
-class Stopped(BaseException):
-    """As if the process had ended here."""
+from support_sessions import Stopped, call, die, dying, script
 
 
 class World:
@@ -52,20 +49,6 @@ class World:
         return [pay, look, put, refund]
 
 
-def script(*turns):
-    """Turns by how many answers the conversation has: the same in every process."""
-
-    def say(messages):
-        asked = max(at for at, message in enumerate(messages) if message.role == "user")
-        return turns[sum(message.role == "assistant" for message in messages[asked:])]
-
-    return Scripted(say)
-
-
-def call(tool_name, **arguments):
-    return {"call": tool_name, "arguments": arguments}
-
-
 @pytest.fixture
 def world():
     return World()
@@ -78,23 +61,6 @@ def store():
 
 def agent(world, store, *turns):
     return Agent(model=script(*turns), tools=world.tools, store=store)
-
-
-def dying(at, times=1):
-    """Ends the process the first `times` times that it comes to the point `at`."""
-    left = [times]
-
-    def reach(point):
-        if point == at and left[0]:
-            left[0] -= 1
-            raise Stopped
-
-    return reach
-
-
-async def die(session, prompt):
-    with pytest.raises((Stopped, BaseExceptionGroup)):
-        await session.run(prompt)
 
 
 async def test_a_conversation_goes_on_in_another_process(world, store):

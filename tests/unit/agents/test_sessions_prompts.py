@@ -11,41 +11,7 @@ from callbox.calls.call import ToolCall
 from callbox.messages import Message, Reply, Text
 from callbox.providers.scripted import Scripted
 from callbox.stores.memory import MemoryStore
-
-
-class Stopped(BaseException):
-    """As if the process had ended here."""
-
-
-def script(*turns):
-    """Turns by how many answers the conversation has: the same in every process."""
-
-    def say(messages):
-        asked = max([at for at, message in enumerate(messages) if message.role == "user"], default=0)
-        return turns[sum(message.role == "assistant" for message in messages[asked:])]
-
-    return Scripted(say)
-
-
-def call(tool_name, call_id=None, **arguments):
-    said = {"call": tool_name, "arguments": arguments}
-    return said if call_id is None else {**said, "id": call_id}
-
-
-def dying(at, times=1):
-    left = [times]
-
-    def reach(point):
-        if point == at and left[0]:
-            left[0] -= 1
-            raise Stopped
-
-    return reach
-
-
-async def die(session, prompt, **options):
-    with pytest.raises((Stopped, BaseExceptionGroup)):
-        await session.run(prompt, **options)
+from support_sessions import call, die, dying, script
 
 
 @pytest.fixture
