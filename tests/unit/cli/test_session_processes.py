@@ -68,11 +68,17 @@ def ask(env, *words, code=0):
     return done.stdout + done.stderr
 
 
+def hear_interrupts():
+    """Ctrl-C is ignored in what a shell without a terminal runs in the background, and by all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def running(argv, env):
     process = subprocess.Popen(
-        argv, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        argv, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=hear_interrupts,
+    )  # fmt: skip
     try:
         yield process
     finally:
