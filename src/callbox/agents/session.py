@@ -102,7 +102,7 @@ class Session:
         self._busy_wait_s = busy_wait_s
         self._lease_ttl_s = lease_ttl_s
         self._reach = checked(reach)
-        self.journal = Journal(store, SessionKey(tenant, session_id), reach=reach)
+        self.journal = Journal(store, SessionKey(tenant, session_id), reach=self._reach)
 
     @property
     def id(self) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from callbox.sandboxes.host import disks
+
 T = TypeVar("T")
 
 
@@ -74,14 +76,8 @@ def sync_folder(folder: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Have everything below `folder` on disk."""
-    for base, _, names in os.walk(folder):
-        for name in names:
-            file = os.open(Path(base, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-        sync_folder(Path(base))
+    for base, _, _ in os.walk(folder):
+        disks.sync_folder(Path(base))
 
 
 def remove_tree(folder: Path) -> None:
