@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any, cast
 
 from callbox.calls.call import MISSING, NO_VENDOR, CallError, Problem, Repair, ToolCall, ToolResult
@@ -45,12 +46,26 @@ def decode(kind: str, data: bytes) -> Entry:
     if known is None:
         raise JournalDamaged(f"The journal has an entry of kind {kind!r}.", hint="A newer callbox wrote it: upgrade.")
     try:
-        body = json.loads(data)
+        body = _loads(data)
         if body.pop(_VERSION, 1) > FORMAT:
             raise JournalDamaged(f"The journal has a newer {kind!r}.", hint="A newer callbox wrote it: upgrade.")
         return entry_from(known, body)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise JournalDamaged(f"An entry of kind {kind!r} cannot be read ({type(error).__name__}).") from error
+
+
+def _loads(text: bytes | str) -> Any:
+    try:
+        return _fast_loads()(text)
+    except (ValueError, TypeError):  # lone surrogates, and nesting that only json.loads takes
+        return json.loads(text)
+
+
+@cache
+def _fast_loads() -> Callable[[bytes | str], Any]:
+    from pydantic_core import from_json  # reads what json.loads reads, in a third of the time
+
+    return from_json
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
@@ -163,7 +178,7 @@ def _call_from(body: Mapping[str, Any]) -> ToolCall:
     return ToolCall(
         body["call"],
         body["name"],
-        body["args"] if "args" in body else json.loads(cast("str", raw)),
+        body["args"] if "args" in body else _loads(cast("str", raw)),
         raw,
         tuple([Repair(*each) for each in body.get("fixed", ())]),
         _error_from(body["error"]) if "error" in body else None,
@@ -173,7 +188,7 @@ def _call_from(body: Mapping[str, Any]) -> ToolCall:
 
 def _reads_as(raw: str, arguments: Any) -> bool:
     try:
-        return _DUMP(json.loads(raw)) == _DUMP(arguments)
+        return _DUMP(_loads(raw)) == _DUMP(arguments)
     except (ValueError, RecursionError):
         return False
 

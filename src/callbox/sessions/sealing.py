@@ -30,9 +30,12 @@ class Sealer:
     """AES-256-GCM. A body belongs to its place: moved to another session, number or kind, it does not open."""
 
     def __init__(self, key: SessionKey, secret: bytes) -> None:
+        from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         self._cipher: AESGCM = AESGCM(secret)
+        # TypeError: a damaged file's body is a number.
+        self._damaged = (InvalidTag, ValueError, TypeError, zlib.error)
         self._place = f"{key.tenant}\0{key.session}\0"
 
     def seal(self, seq: int, kind: str, plain: bytes) -> bytes:
@@ -47,12 +50,10 @@ class Sealer:
         Raises:
             JournalDamaged: It was changed, moved, or sealed with another secret.
         """
-        from cryptography.exceptions import InvalidTag
-
         try:
             nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
             return _unpacked(self._cipher.decrypt(nonce, rest, f"{self._place}{seq}\0{kind}".encode()))
-        except (InvalidTag, ValueError, TypeError, zlib.error) as error:  # TypeError: a damaged file's body is a number
+        except self._damaged as error:
             raise JournalDamaged(f"Event {seq} ({kind}) was changed, or is of another session.") from error
 
 
