@@ -235,6 +235,8 @@ def test_crashes_change_nothing_but_what_they_hid(
                 assert would.name in ("pay", "refund")
             elif result.name == "read_result" and read_too_early:
                 pass  # before something was cleared there is nothing to read; a new process gives what it has
+            elif result.name == "read_result" and hidden and result.content.startswith('{"error": "outcome_unknown"'):
+                pass  # what it reads is the call whose outcome a crash hid
             else:
                 assert result == would
     assert outputs_after == outputs
