@@ -104,6 +104,12 @@ async def read_all(store: Store, key: SessionKey) -> list[Event]:
     return events
 
 
+async def kept_secret(store: Store, key: SessionKey) -> bytes | None:
+    """What a session was made with; None if it is not there."""
+    loaded = await store.load(key, limit=0)
+    return None if loaded is None else loaded.secret
+
+
 def contents(events: list[Event]) -> list[tuple[str, bytes, str | None]]:
     """What was given, without what the store adds."""
     return [(event.kind, event.body, event.key) for event in events]

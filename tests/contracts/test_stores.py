@@ -32,7 +32,7 @@ from callbox.stores.store import (
     Store,
     this_process,
 )
-from support_stores import STORES, begin, contents, given, new_events, new_key, read_all
+from support_stores import STORES, begin, contents, given, kept_secret, new_events, new_key, read_all
 
 DEADLINE_S = 20.0
 
@@ -51,7 +51,7 @@ async def test_a_session_is_made_once(store: Store) -> None:
     before = time.time()
     assert await store.create(key, b"first") is True
     assert await store.create(key, b"second") is False
-    assert await store.secret(key) == b"first"
+    assert await kept_secret(store, key) == b"first"
     info = await store.info(key)
     assert info is not None
     assert (info.key, info.last_seq, info.status, info.parent) == (key, 0, "idle", None)
@@ -64,13 +64,35 @@ async def test_of_many_that_make_one_session_one_does(store: Store) -> None:
     key = new_key()
     made = await asyncio.gather(*(store.create(key, b"%d" % number) for number in range(20)))
     assert made.count(True) == 1
-    assert await store.secret(key) == b"%d" % made.index(True)
+    assert await kept_secret(store, key) == b"%d" % made.index(True)
+
+
+async def test_what_is_loaded_is_what_info_and_read_say(store: Store) -> None:
+    key, fork = new_key(), new_key()
+    lease = await begin(store, key)
+    await store.append(lease, 0, new_events(5), status="running")
+    for after, limit in ((0, EVENTS_READ_MAX), (2, 2), (4, 10), (5, 10), (9, 1), (0, 0), (0, -1)):
+        loaded = await store.load(key, after=after, limit=limit)
+        assert loaded is not None
+        assert loaded.info == await store.info(key)
+        assert loaded.events == await store.read(key, after=after, limit=limit)
+    assert await store.create(fork, b"fork's", parent=Parent(key.session, 3))
+    empty = await store.load(fork)
+    assert empty is not None
+    assert (empty.info, empty.secret, empty.events) == (await store.info(fork), b"fork's", [])
+    held = await store.acquire(fork, "writer", ttl_s=60)
+    await store.append(held, 3, new_events(1), status="idle")
+    for after in (0, 3, 4):
+        loaded = await store.load(fork, after=after)
+        assert loaded is not None
+        assert [event.seq for event in loaded.events] == ([4] if after < 4 else [])
+    assert b"fork's" not in repr(loaded).encode()
 
 
 async def test_what_is_not_there_is_none(store: Store) -> None:
     key = new_key()
     assert await store.info(key) is None
-    assert await store.secret(key) is None
+    assert await kept_secret(store, key) is None
     assert await store.read(key) == []
     assert await store.forks(key) == []
     assert await store.erase(key) is False
@@ -86,7 +108,7 @@ async def test_tenants_are_apart(store: Store) -> None:
     assert await store.create(theirs, b"theirs")
     await store.append(lease, 0, new_events(2), status="idle")
     assert await store.read(theirs) == []
-    assert await store.secret(theirs) == b"theirs"
+    assert await kept_secret(store, theirs) == b"theirs"
     their_lease = await store.acquire(theirs, "them", ttl_s=10)
     with pytest.raises(SessionFenced):
         await store.append(replace(lease, key=theirs), 0, new_events(1), status="idle")
@@ -403,7 +425,7 @@ async def test_a_session_with_forks_is_not_erased(store: Store) -> None:
     await store.create(fork, b"s", parent=Parent(key.session, 0))
     with pytest.raises(SessionHasForks):
         await store.erase(key)
-    assert await store.secret(key) == b"s"
+    assert await kept_secret(store, key) == b"s"
     assert await store.erase(fork)
     assert await store.forks(key) == []
     assert await store.erase(key)
@@ -553,7 +575,7 @@ async def test_erasing_leaves_nothing_whoever_holds_the_lease(store: Store) -> N
     assert await store.erase(key) is True
     assert await store.erase(key) is False
     assert await store.info(key) is None
-    assert await store.secret(key) is None
+    assert await kept_secret(store, key) is None
     assert await store.read(key) == []
     assert key not in {info.key for info in await store.sessions(key.tenant)}
     assert await store.create(key, b"again")

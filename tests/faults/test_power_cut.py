@@ -19,6 +19,7 @@ from callbox.stores.sqlite.store import SqliteStore
 from callbox.stores.store import NewEvent, SessionKey
 from faults.power_disk import Disk, Operation, record
 from faults.power_work import body_of, secret_of
+from support_stores import kept_secret
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +118,7 @@ async def _check_store(store: SqliteStore, disk: Disk) -> str | None:
             return f"{session} ends at {info.last_seq}; {promised[session]} were acknowledged, {tried[session]} tried"
         if wrong := [event.seq for event in events if event.body != body_of(session, event.seq)]:
             return f"{session} has other bodies in {wrong}"
-        if await store.secret(info.key) != secret_of(session):
+        if await kept_secret(store, info.key) != secret_of(session):
             return f"{session} has another secret"
     return await _check_going_on(store, disk)
 

@@ -44,6 +44,7 @@ class Link:
         after, until: Its numbers, exclusive and inclusive; `until` None: to the end.
         sealer: Opens it.
         last: The store has said that there are so many entries, those of ancestors with them.
+        events: The first of its entries that were asked for.
     """
 
     key: SessionKey
@@ -51,6 +52,7 @@ class Link:
     until: int | None
     sealer: Sealer
     last: int
+    events: Sequence[Event]
 
 
 class Journal:
@@ -72,12 +74,14 @@ class Journal:
             SessionNotFound: It, or a session that it was forked from, is not there any more.
             JournalDamaged: It is not what was written.
         """
+        return await self._read(await self._chain(after), after)
+
+    async def _read(self, links: Sequence[Link], after: int) -> list[Placed]:
         placed: list[Placed] = []
-        links = await self._chain()
         for link in links:
             if link.until is not None and link.until <= after:
                 continue
-            placed += [_open(event, link.sealer) async for event in self._events(link, max(after, link.after))]
+            placed += [_open(event, link.sealer) for event in await self._events(link)]
         last = after
         for each in placed:
             if each.seq != last + 1:
@@ -95,14 +99,16 @@ class Journal:
 
     async def follow(self, after: int = 0) -> AsyncGenerator[Placed]:
         """Entries above `after`, then each as it is written, by whatever process."""
-        for placed in await self.read(after):
+        links = await self._chain(after)
+        for placed in await self._read(links, after):
             yield placed
             after = placed.seq
-        own = (await self._chain())[-1]
+        sealer = links[-1].sealer
+        del links  # what was read, which may be much
         events = self.store.follow(self.key, after=after)
         try:
             async for event in events:
-                yield _open(event, own.sealer)
+                yield _open(event, sealer)
         finally:
             await events.aclose()
 
@@ -124,8 +130,9 @@ class Journal:
         writer: Writer | None = None
         try:
             self._reach("lease.taken")
-            own = (await self._chain())[-1]
-            writer = Writer(self, lease, own, await self.state(), self._reach)
+            links = await self._chain(0)
+            state = fold(await self._read(links, 0), self.key.session)
+            writer = Writer(self, lease, links[-1], state, self._reach)
             yield writer
         finally:
             await _to_its_end(lambda: self._give_back(lease, writer))
@@ -161,19 +168,20 @@ class Journal:
         if isinstance(lease, Lease):
             await self._give_back(lease, None)
 
-    async def _chain(self) -> list[Link]:
-        """The parts of the journal, the oldest ancestor's first.
+    async def _chain(self, after: int) -> list[Link]:
+        """The parts of the journal, the oldest ancestor's first, with what they have above `after`.
 
         Looked up each time: somebody may have erased the session and made it anew, with another secret.
         """
         links: list[Link] = []
         key, until = self.key, None
         while True:
-            info, secret = await self.store.info(key), await self.store.secret(key)
-            if info is None or secret is None:
+            loaded = await self.store.load(key, after=after)
+            if loaded is None:
                 raise SessionNotFound(f"There is no session {key.session!r}.")
-            after = 0 if info.parent is None else info.parent.seq
-            links.insert(0, Link(key, after, until, Sealer(key, secret), info.last_seq))
+            info = loaded.info
+            begins = 0 if info.parent is None else info.parent.seq
+            links.insert(0, Link(key, begins, until, Sealer(key, loaded.secret), info.last_seq, loaded.events))
             if info.parent is None:
                 break
             if len(links) > FORKS_DEEP_MAX:
@@ -183,13 +191,16 @@ class Journal:
             key = SessionKey(key.tenant, info.parent.session)
         return links
 
-    async def _events(self, link: Link, after: int) -> AsyncGenerator[Event]:
-        while events := await self.store.read(link.key, after=after):
-            for event in events:
-                if link.until is not None and event.seq > link.until:
-                    return
-                yield event
-            after = events[-1].seq
+    async def _events(self, link: Link) -> list[Event]:
+        """All of a part: what was loaded with it, and what did not fit."""
+        until = link.last if link.until is None else link.until
+        events = list(link.events)
+        while events and events[-1].seq < until:
+            more = await self.store.read(link.key, after=events[-1].seq)
+            if not more:
+                break
+            events += more
+        return events if link.until is None else [event for event in events if event.seq <= until]
 
 
 _Waiting: TypeAlias = tuple[Sequence[Entry], "asyncio.Future[None]"]

@@ -283,10 +283,10 @@ async def import_session(
             raise _taken_id(key)
     lease = await store.acquire(key, this_process(new_id("w")), ttl_s=LEASE_TTL_S)
     try:
-        secret = await store.secret(key)
-        if secret is None:
+        loaded = await store.load(key, limit=0)
+        if loaded is None:
             raise SessionError(f"Session {key.session!r} was erased meanwhile.")
-        sealer, taken = Sealer(key, secret), set[str]()
+        sealer, taken = Sealer(key, loaded.secret), set[str]()
         events: list[NewEvent] = []
         for seq, (entry, body) in enumerate(zip(entries, bodies, strict=True), 1):
             unique = unique_key(entry)

@@ -15,6 +15,7 @@ from callbox.stores.store import (
     SESSIONS_LISTED_MAX,
     Event,
     Lease,
+    Loaded,
     NewEvent,
     Parent,
     SessionInfo,
@@ -89,11 +90,12 @@ class MemoryStore:
         session = self._sessions.get(key)
         return None if session is None else self._describe(key, session)
 
-    async def secret(self, key: SessionKey) -> bytes | None:
-        """See `Store.secret`."""
-        self._open()
-        session = self._sessions.get(key)
-        return None if session is None else session.secret
+    async def load(self, key: SessionKey, *, after: int = 0, limit: int = EVENTS_READ_MAX) -> Loaded | None:
+        """See `Store.load`."""
+        info = await self.info(key)
+        if info is None:
+            return None
+        return Loaded(info, self._sessions[key].secret, await self.read(key, after=after, limit=limit))
 
     async def acquire(self, key: SessionKey, owner: str, *, ttl_s: float) -> Lease:
         """See `Store.acquire`."""

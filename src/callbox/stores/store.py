@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -114,6 +114,21 @@ class Lease:
     ttl_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A session as it is read to be worked with.
+
+    Attributes:
+        info: What is known of it without its events.
+        secret: What it was made with.
+        events: Its own, in order, as far as they were asked for.
+    """
+
+    info: SessionInfo
+    secret: bytes = field(repr=False)
+    events: list[Event] = field(repr=False)
+
+
 class Store(Protocol):
     """Keeps journals. Safe for many tasks, and (but for memory) for many processes.
 
@@ -134,8 +149,8 @@ class Store(Protocol):
         """Look at a session; None if there is none."""
         ...
 
-    async def secret(self, key: SessionKey) -> bytes | None:
-        """The secret that the session was made with; None if there is no such session, or not any more."""
+    async def load(self, key: SessionKey, *, after: int = 0, limit: int = EVENTS_READ_MAX) -> Loaded | None:
+        """What `info` and `read` return, and the secret, at one go; None if there is no such session (any more)."""
         ...
 
     async def acquire(self, key: SessionKey, owner: str, *, ttl_s: float) -> Lease:

@@ -12,6 +12,7 @@ from callbox.errors import JournalDamaged, StoreError
 from callbox.stores.postgres.migrations import migrate, released
 from callbox.stores.postgres.store import PostgresStore
 from callbox.stores.store import NewEvent, SessionKey
+from support_stores import kept_secret
 
 KEY = SessionKey("acme", "one")
 NEXT = """
@@ -96,6 +97,6 @@ async def test_who_may_not_migrate_says_what_to_do(database) -> None:
 async def test_two_schemas_of_a_database_know_nothing_of_each_other(database) -> None:
     one, two = PostgresStore(database.url, schema="one"), PostgresStore(database.url, schema="two")
     assert await one.create(KEY, b"1")
-    assert await two.secret(KEY) is None
+    assert await kept_secret(two, KEY) is None
     await one.aclose()
     await two.aclose()

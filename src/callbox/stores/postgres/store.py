@@ -17,6 +17,7 @@ from callbox.stores.store import (
     SESSIONS_LISTED_MAX,
     Event,
     Lease,
+    Loaded,
     NewEvent,
     Parent,
     SessionInfo,
@@ -29,6 +30,11 @@ _INFO = """
 SELECT session, created_at, updated_at, last_seq, status, parent, parent_seq, expires_at,
        CASE WHEN lease_until > moment() AND lease_until <= moment() + lease_ttl_s THEN owner END AS owner
 FROM sessions WHERE tenant = $1 AND
+"""
+_LOAD = """
+SELECT session, created_at, updated_at, last_seq, status, parent, parent_seq, expires_at, watch::text, secret,
+       CASE WHEN lease_until > moment() AND lease_until <= moment() + lease_ttl_s THEN owner END AS owner
+FROM sessions JOIN secrets USING (tenant, session) WHERE tenant = $1 AND session = $2
 """
 _READ = """
 SELECT e.seq, e.kind, e.body, e.key, e.at FROM sessions s CROSS JOIN LATERAL (
@@ -113,11 +119,16 @@ class PostgresStore:
         rows = await self._rows("look at a session", key.tenant, f"{_INFO} session = $2", key.session)
         return _info(key.tenant, rows[0]) if rows else None
 
-    async def secret(self, key: SessionKey) -> bytes | None:
-        """See `Store.secret`."""
-        query = "SELECT secret FROM secrets WHERE tenant = $1 AND session = $2"
-        rows = await self._rows("read a secret", key.tenant, query, key.session)
-        return rows[0]["secret"] if rows else None
+    async def load(self, key: SessionKey, *, after: int = 0, limit: int = EVENTS_READ_MAX) -> Loaded | None:
+        """See `Store.load`."""
+        rows = await self._rows("load a session", key.tenant, _LOAD, key.session)
+        if not rows:
+            return None
+        info = _info(key.tenant, rows[0])
+        begins = 0 if info.parent is None else info.parent.seq
+        there = info.last_seq > max(after, begins)
+        events = await self._events(key, after, limit, rows[0]["watch"]) if there and limit > 0 else []
+        return Loaded(info, rows[0]["secret"], events)
 
     async def acquire(self, key: SessionKey, owner: str, *, ttl_s: float) -> Lease:
         """See `Store.acquire`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Literal
 
 from callbox.clock import Clock, SystemClock
@@ -20,6 +21,7 @@ from callbox.stores.store import (
     SESSIONS_LISTED_MAX,
     Event,
     Lease,
+    Loaded,
     NewEvent,
     Parent,
     SessionInfo,
@@ -140,10 +142,19 @@ class RedisStore:
         info = await self._inner.info(key)
         return None if info is None else merged(info, newest)
 
-    async def secret(self, key: SessionKey) -> bytes | None:
-        """See `Store.secret`. Redis never has it."""
+    async def load(self, key: SessionKey, *, after: int = 0, limit: int = EVENTS_READ_MAX) -> Loaded | None:
+        """See `Store.load`. Redis never has the secret."""
         await self.open()
-        return await self._inner.secret(key)
+        if self._hot is not None and self._link.away:
+            return await self._inner.load(key, after=after, limit=limit)
+        newest = None if self._pending is None else await self._pending.last(key)  # before the inner store: pending.py
+        loaded = await self._inner.load(key, limit=0)
+        if loaded is None:
+            return None
+        if self._hot is not None:
+            return replace(loaded, events=await self._hot.read_of(loaded.info, after, limit))
+        events = await self._read_with_pending(key, after, max(0, min(limit, EVENTS_READ_MAX)))
+        return Loaded(merged(loaded.info, newest), loaded.secret, events)
 
     async def acquire(self, key: SessionKey, owner: str, *, ttl_s: float) -> Lease:
         """See `Store.acquire`. The inner store gives out the fence, whatever Redis remembers."""

@@ -72,8 +72,11 @@ class Hot:
         if self._link.away:
             return await self._inner.read(key, after=after, limit=limit)
         info = await self._inner.info(key)
-        if info is None:
-            return []
+        return [] if info is None else await self.read_of(info, after, limit)
+
+    async def read_of(self, info: SessionInfo, after: int, limit: int) -> list[Event]:
+        """What `Store.read` returns, as far as the journal went when the inner store said `info`."""
+        key = info.key
         after = max(after, 0 if info.parent is None else info.parent.seq)
         limit = min(limit, EVENTS_READ_MAX, info.last_seq - after)
         if limit <= 0:

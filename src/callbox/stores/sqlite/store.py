@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from callbox.clock import Clock, SystemClock
-from callbox.errors import StoreUnavailable
+from callbox.errors import JournalDamaged, StoreUnavailable
 from callbox.stores import rules
 from callbox.stores.sqlite import writes
 from callbox.stores.sqlite.connection import connect, translated
@@ -23,6 +23,7 @@ from callbox.stores.store import (
     SESSIONS_LISTED_MAX,
     Event,
     Lease,
+    Loaded,
     NewEvent,
     Parent,
     SessionInfo,
@@ -42,6 +43,7 @@ _INFO = (
     "SELECT tenant, session, created_at, updated_at, last_seq, status, parent, parent_seq, expires_at, owner, ends_at,"
     " ttl_s FROM sessions"
 )
+_LOAD = _INFO.replace(" FROM", ", (SELECT secret FROM secrets x WHERE x.id = sessions.id) FROM")
 _EVENTS = 'SELECT seq, kind, body, "key", at FROM events WHERE owner_id = ? AND seq > ? ORDER BY seq LIMIT ?'
 _ROW = "SELECT id FROM sessions WHERE tenant = ? AND session = ?"
 
@@ -83,11 +85,15 @@ class SqliteStore:
         row = await self._one(f"{_INFO} WHERE tenant = ? AND session = ?", (key.tenant, key.session))
         return None if row is None else self._describe(row)
 
-    async def secret(self, key: SessionKey) -> bytes | None:
-        """See `Store.secret`."""
-        query = "SELECT secret FROM secrets WHERE id = (SELECT id FROM sessions WHERE tenant = ? AND session = ?)"
-        row = await self._one(query, (key.tenant, key.session))
-        return None if row is None else row[0]
+    async def load(self, key: SessionKey, *, after: int = 0, limit: int = EVENTS_READ_MAX) -> Loaded | None:
+        """See `Store.load`."""
+        found = await self._read(_load, key, after, max(0, min(limit, EVENTS_READ_MAX)))
+        if found is None:
+            return None
+        (*row, secret), events = found
+        if not isinstance(secret, bytes):
+            raise JournalDamaged("SQLite: a session without a secret.", hint="Restore the file from a backup.")
+        return Loaded(self._describe(tuple(row)), secret, events)
 
     async def acquire(self, key: SessionKey, owner: str, *, ttl_s: float) -> Lease:
         """See `Store.acquire`."""
@@ -238,6 +244,18 @@ def _fetch_all(db: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> l
 def _read(db: sqlite3.Connection, key: SessionKey, after: int, limit: int) -> list[Event]:
     row = db.execute(_ROW, (key.tenant, key.session)).fetchone()
     return [] if row is None else [Event(*event) for event in db.execute(_EVENTS, (row[0], after, limit))]
+
+
+def _load(
+    db: sqlite3.Connection, key: SessionKey, after: int, limit: int
+) -> tuple[tuple[Any, ...], list[Event]] | None:
+    """A session's row with its secret, and its events, of one moment."""
+    db.execute("BEGIN")
+    try:
+        row = db.execute(f"{_LOAD} WHERE tenant = ? AND session = ?", (key.tenant, key.session)).fetchone()
+        return None if row is None else (row, _read(db, key, after, limit))
+    finally:
+        db.execute("ROLLBACK")
 
 
 def _read_row(db: sqlite3.Connection, row_id: int, after: int, limit: int) -> tuple[list[Event], bool]:
