@@ -89,6 +89,7 @@ class MachineRoom:
         self.new_spec = new_spec
         self._specs: list[MachineSpec] = []
         self._channels: list[Channel] = []
+        self._zombies = zombies()
 
     async def boot(self, **limits: int) -> Guest:
         """Boot one, repair it and tell it its limits."""
@@ -120,6 +121,13 @@ class MachineRoom:
             await self.driver.reap(spec.place, spec.machine_id)
         for spec in self._specs:
             assert left_of(spec) == []
+        assert zombies() <= self._zombies
+
+
+def zombies() -> set[int]:
+    """Children of this process that have ended and that nobody has waited for."""
+    children = [int(pid) for each in Path("/proc/self/task").glob("*/children") for pid in each.read_text().split()]
+    return {pid for pid in children if state_of(pid) == "Z"}
 
 
 def left_of(spec: MachineSpec) -> list[str]:

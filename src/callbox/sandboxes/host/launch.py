@@ -86,11 +86,16 @@ class Launch:
 
 
 class Launched:
-    """A process that was started here and is still our child: reaped by `ended`, never killed because we forget it."""
+    """A process that was started here and is still our child: never killed because we forget it.
 
-    def __init__(self, child: subprocess.Popen[bytes], identity: ProcessIdentity) -> None:
+    Its status is taken by `ended`, or by `collect` for whoever started it and was not there any more when it ended.
+    """
+
+    def __init__(self, child: subprocess.Popen[bytes], identity: ProcessIdentity, machine_id: str) -> None:
         self._child = child
         self.identity = identity
+        self.machine_id = machine_id
+        _uncollected.add(self)
 
     @property
     def pid(self) -> int:
@@ -101,12 +106,29 @@ class Launched:
         """Wait for its end. Returns its exit status, negative for a signal."""
         await self.identity.ended()
         # A zombie is "ended" already; the status is there.
-        return self._child.wait()
+        status = self._child.wait()
+        _uncollected.discard(self)
+        return status
 
     def kill(self) -> None:
         """Send SIGKILL; nothing happens if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             self._child.kill()
+
+
+_uncollected: set[Launched] = set()
+"""Children whose status nobody has taken yet. Each keeps its pid, and counts as a process, until somebody does."""
+
+
+async def collect(machine_id: str) -> None:
+    """Take the status of a machine's processes that were started here. They must have been killed.
+
+    Who kills a machine mostly did not start its processes, and the object of who did is not asked again: without this
+    they would stay zombies for as long as we live.
+    """
+    for process in tuple(_uncollected):
+        if process.machine_id == machine_id:
+            await process.ended()
 
 
 def start(launch: Launch) -> Launched:
@@ -134,7 +156,7 @@ def start(launch: Launch) -> Launched:
         except OSError as error:
             raise SandboxError(f"{launch.argv[0]} cannot be started: {error.strerror}.") from error
     # Not reaped yet, so its pid cannot have been reused: a zombie, too, has its start time.
-    return Launched(child, ProcessIdentity.of(child.pid) or ProcessIdentity(child.pid, -1))
+    return Launched(child, ProcessIdentity.of(child.pid) or ProcessIdentity(child.pid, -1), launch.machine_id)
 
 
 async def run(launch: Launch, *, timeout_s: float) -> int:
@@ -150,9 +172,9 @@ async def run(launch: Launch, *, timeout_s: float) -> int:
     except TimeoutError as error:
         raise SandboxError(f"{Path(launch.argv[0]).name} did not end within {timeout_s:g} s.") from error
     finally:
-        if process.identity.alive():
-            process.kill()
-            await process.ended()
+        # Also where it has ended in the moment that we were cancelled.
+        process.kill()
+        await process.ended()
 
 
 def tail(file: Path, size_bytes: int = 2_000) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from callbox.errors import SandboxError
 from callbox.sandboxes.host.cgroups import LEVEL_TIMEOUT_S, Cgroup
+from callbox.sandboxes.host.launch import collect
 from callbox.sandboxes.host.mounts import loop_devices_below, mounts_below, release_loop, unmount
 from callbox.sandboxes.host.processes import PROGRAMS, find_marked, find_using, state_of, tree_of
 
@@ -31,6 +32,11 @@ async def reap(place: Path, machine_id: str) -> int:
     strays = await asyncio.to_thread(_strays, place, machine_id)
     found += len(strays)
     await _end(strays)
+    try:
+        async with asyncio.timeout(LEVEL_TIMEOUT_S):
+            await collect(machine_id)
+    except TimeoutError:
+        raise SandboxError("Processes that were started for the machine do not end.") from None
     for point in mounts_below(place):
         found += 1
         unmount(point)

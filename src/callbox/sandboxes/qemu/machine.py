@@ -258,8 +258,6 @@ class QemuMachine:
         """End everything of it."""
         await self.forget()
         await reap(self._spec.place, self._spec.machine_id)
-        if self._child is not None:
-            await self._child.ended()
         for name in (MEMORY_FILE, CONTROL_SOCKET, AGENT_SOCKET, RECORD_FILE):
             with contextlib.suppress(OSError):
                 (self._spec.place / "run" / name).unlink()
@@ -373,8 +371,6 @@ class QemuMachine:
             _log.warning("machine %s did not quit and is killed; its state is complete", self._spec.machine_id)
         await self._control.aclose()
         await reap(self._spec.place, self._spec.machine_id)
-        if self._child is not None:
-            await self._child.ended()
 
     async def forget_watch(self) -> None:
         """Stop waiting for the guest's own end."""

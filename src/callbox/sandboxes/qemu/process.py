@@ -146,7 +146,8 @@ def start(what: Start) -> Launched:
             )
         except OSError as error:
             raise SandboxError(f"QEMU cannot be started: {error.strerror}.") from error
-        return Launched(child, ProcessIdentity.of(child.pid) or ProcessIdentity(child.pid, -1))
+        identity = ProcessIdentity.of(child.pid) or ProcessIdentity(child.pid, -1)
+        return Launched(child, identity, spec.machine_id)
 
 
 def _with_kvm(what: Start, run: Path) -> list[str]:

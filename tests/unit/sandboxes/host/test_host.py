@@ -215,6 +215,30 @@ async def test_reap_finds_a_process_that_left_the_group_by_its_marker(machine: t
     assert await reap(machine[1], machine[0]) == 0
 
 
+@pytest.mark.parametrize("grouped", [pytest.param(True, marks=as_root), False])
+async def test_reaped_process_is_no_zombie_though_nobody_waits_for_it(machine: tuple[str, Path], grouped: bool) -> None:
+    machine_id, place = machine
+    group = Cgroup(machine_id)
+    if grouped:
+        group.create(LIMITS)
+    process = launch.start(_sleeper(machine_id, join=group.join_files if grouped else ()))
+    await _becomes(process, "sleep")
+    await reap(place, machine_id)
+    assert state_of(process.pid) == "X"
+    assert await process.ended() == -signal.SIGKILL  # and its status is kept
+
+
+async def test_reap_collects_what_had_ended_before(machine: tuple[str, Path]) -> None:
+    machine_id, place = machine
+    mine = launch.start(launch.Launch(machine_id=machine_id, argv=["true"]))
+    others = launch.start(launch.Launch(machine_id="another", argv=["true"]))
+    await until(lambda: state_of(mine.pid) == state_of(others.pid) == "Z")
+    await reap(place, machine_id)
+    assert state_of(mine.pid) == "X"
+    assert state_of(others.pid) == "Z"
+    assert await others.ended() == 0
+
+
 async def test_reader_of_a_file_in_the_folder_is_nobodys_machine(machine: tuple[str, Path]) -> None:
     log = machine[1] / "log"
     log.touch()
