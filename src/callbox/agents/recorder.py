@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from callbox.calls import feedback
 from callbox.calls.call import ToolCall, ToolResult
@@ -11,10 +12,17 @@ from callbox.gate.recording import Verdict
 from callbox.ids import new_id
 from callbox.policy.approval import Approval, approval_digest
 from callbox.policy.policy import Ask
+from callbox.sessions.coding import encode
 from callbox.sessions.entries import Answered, Asked, Intended
 from callbox.sessions.fold import OpenTurn
 from callbox.sessions.journal import Writer
+from callbox.stores.store import EVENT_BYTES_MAX
 from callbox.tools.tool import Tool
+
+_CHARS_TOO_FEW = EVENT_BYTES_MAX // 16
+"""Characters that fit however they are written."""
+
+_SEAL_BYTES = 64
 
 
 class SessionRecorder:
@@ -85,6 +93,7 @@ class SessionRecorder:
         if call.id in self._begun and result.error is not None and not result.attempts:
             # What refuses it now says that it was not run; what it did before the crash is still not known.
             result = ToolResult.failed(call, feedback.outcome_unknown(call.name))
+        result = _kept(call, result)
         self._writer.reach("outcome.before")
         await self._writer.write(Answered(result=result))
         self._writer.reach("outcome.after")
@@ -93,6 +102,16 @@ class SessionRecorder:
         turn = self._writer.state.turn
         assert turn is not None, "calls run only while a turn is open"
         return turn
+
+
+def _kept(call: ToolCall, result: ToolResult) -> ToolResult:
+    """The result, or that it is too large: not written down it would block the session, or its tool would run again."""
+    if len(result.content) < _CHARS_TOO_FEW or len(encode(Answered(result=result))) <= EVENT_BYTES_MAX - _SEAL_BYTES:
+        return result
+    error = feedback.tool_failed(
+        f"The tool ran, but its result is larger than the {EVENT_BYTES_MAX} bytes that are kept."
+    )
+    return replace(ToolResult.failed(call, error), attempts=result.attempts, duration_ms=result.duration_ms)
 
 
 def _refusal(approval: Approval) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -25,11 +26,12 @@ from callbox.messages import Message
 from callbox.policy.approval import Approval
 from callbox.providers.provider import Provider
 from callbox.sessions import browsing, portable, retention
-from callbox.sessions.coding import keepable
-from callbox.sessions.entries import Answered, Began, Decided, Ended, Noted, Replied
+from callbox.sessions.coding import encode, keepable
+from callbox.sessions.entries import Answered, Asked, Began, Decided, Ended, Noted, Replied
 from callbox.sessions.fold import OpenTurn, Placed, SessionState, fold_to_end
 from callbox.sessions.journal import LEASE_TTL_S, Journal, Writer
 from callbox.sessions.points import checked, nothing
+from callbox.stores.rules import check_key
 from callbox.stores.store import SessionKey, Store
 from callbox.tools.tool import Tool
 from callbox.values import JsonObject
@@ -91,18 +93,17 @@ class Session:
         lease_ttl_s: float = LEASE_TTL_S,
         reach: Callable[[str], None] = nothing,
     ) -> None:
-        if not session_id:
-            raise ConfigurationError("A session needs an id.", hint='Use agent.session("customer-42").')
+        key = SessionKey(caller.tenant_id or DEFAULT_TENANT, session_id)
+        check_key(key)
         retention.check_ttl(ttl_s)
         self._agent = agent
         self._store = store
         self._ttl_s = ttl_s
-        tenant = caller.tenant_id or DEFAULT_TENANT
-        self._caller = replace(caller, session_id=session_id, tenant_id=tenant)
+        self._caller = replace(caller, session_id=session_id, tenant_id=key.tenant)
         self._busy_wait_s = busy_wait_s
         self._lease_ttl_s = lease_ttl_s
         self._reach = checked(reach)
-        self.journal = Journal(store, SessionKey(tenant, session_id), reach=self._reach)
+        self.journal = Journal(store, key, reach=self._reach)
 
     @property
     def id(self) -> str:
@@ -129,7 +130,8 @@ class Session:
 
         Raises:
             ApprovalPending: A run of another prompt waits for a person.
-            ConfigurationError: The prompt has a call without a result, or a result without a call. Nothing was said.
+            ConfigurationError: The prompt has a call without a result, a result without a call, or what is no JSON.
+                Nothing was said.
             SessionBusy: Another process or task works on it, still.
             SessionFenced: Another process took it over.
             StoreError: See there; `resume` goes on later.
@@ -138,6 +140,7 @@ class Session:
         said = tuple(messages_of(prompt))
         if not isinstance(prompt, str):  # one that no model takes must not get into the journal
             self._agent.begin_at(SessionState(messages=list(said)))
+            _check_prompt(said)
         await self._ensure()
         async with self._writing() as writer:
             await self._live_on(writer)
@@ -289,7 +292,8 @@ class Session:
             note: Why; kept in the journal.
 
         Raises:
-            ApprovalError: There is no such approval, or it was decided already.
+            ApprovalError: There is no such approval, it was decided already, or it is of the session that this one was
+                forked from.
         """
         return await self._decide(approval_id, approved=True, by=by, note=note)
 
@@ -312,7 +316,13 @@ class Session:
         return (await self.state()).messages
 
     def events(self, after: int = 0) -> AsyncGenerator[Placed]:
-        """The journal's entries above `after`, then each as it is written, by whatever process."""
+        """The journal's entries above `after`, then each as it is written, by whatever process.
+
+        Raises:
+            ConfigurationError: `after` is below zero.
+        """
+        if after < 0:
+            raise ConfigurationError("Entries have numbers from 1.", hint="Use after=0 for all of them.")
         return self.journal.follow(after)
 
     async def fork(self, session_id: str, *, at: int | None = None) -> Session:
@@ -345,10 +355,18 @@ class Session:
             await browsing.rewind(writer, to)
 
     async def note(self, values: JsonObject) -> None:
-        """Keep values with the session: JSON, by name; a later value replaces an earlier one."""
+        """Keep values with the session: JSON, by name; a later value replaces an earlier one.
+
+        Raises:
+            ConfigurationError: They are no JSON. Nothing was kept.
+        """
+        try:  # as it will be read: a tuple is a list then
+            kept = json.loads(json.dumps(values, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigurationError("What is kept with a session must be JSON.", hint=str(error)) from error
         await self._ensure()
         async with self._writing() as writer:
-            await writer.write(Noted(values=values))
+            await writer.write(Noted(values=kept))
 
     async def export(self) -> JsonObject:
         """The session as one JSON object, plain: what was said and done, in order, a fork's shared past with it.
@@ -383,6 +401,15 @@ class Session:
         return self.journal.writing(wait_s=self._busy_wait_s, ttl_s=self._lease_ttl_s)
 
 
+def _check_prompt(said: tuple[Message, ...]) -> None:
+    try:
+        encode(Began(run="", prompt=said))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            "The prompt cannot be kept: it has a value that is no JSON.", hint="Give Media(data=) as base64 text."
+        ) from error
+
+
 def _lost(call: ToolCall, tool: Tool | None, turn: OpenTurn, *, inherited: bool) -> CallError | None:
     """Why a call of an earlier process cannot be run now: it does not fit its tool any more, or it had begun.
 
@@ -415,7 +442,20 @@ async def decide(writer: Writer, approval_id: str, *, approved: bool, by: str, n
         raise ApprovalError("Nothing waits for it any more.")
     if not by:
         raise ApprovalError("Who decides?", hint='Use by="kim@example.com".')
+    if await _is_inherited(writer, approval_id):
+        raise ApprovalError(
+            "It was asked in the session that this one was forked from.",
+            hint="Resume this session: it asks anew.",
+        )
     writer.reach("decision.before")
     await writer.write(Decided(approval=approval_id, approved=approved, by=by, note=note))
     writer.reach("decision.after")
     return writer.state.approvals[approval_id]
+
+
+async def _is_inherited(writer: Writer, approval_id: str) -> bool:
+    """Whether an approval is another session's: its digest names that one, so a yes would be good for nothing here."""
+    if not writer.begins:
+        return False
+    past = [each.entry for each in await writer.journal.read() if each.seq <= writer.begins]
+    return any(isinstance(entry, Asked) and entry.approval == approval_id for entry in past)

@@ -28,7 +28,7 @@ from callbox.errors import StoreUnavailable
 from callbox.sessions import browsing, portable, retention
 from callbox.sessions.fold import Placed
 from callbox.sessions.journal import Journal
-from callbox.stores.rules import not_found
+from callbox.stores.rules import check_key, not_found
 from callbox.stores.store import SessionInfo, SessionKey, Status, Store
 
 app = typer.Typer(no_args_is_help=True, help="Durable conversations: look, copy, move, forget.")
@@ -205,6 +205,7 @@ def import_session(
 
     async def work() -> None:
         document = portable.read_document(read_source(file))
+        check_key(SessionKey(tenant, document.session if as_id is None else as_id))
         async with opened(store) as kept:
             key = await portable.import_session(kept, tenant, document, session_id=as_id)
             info = await _info(kept, key)

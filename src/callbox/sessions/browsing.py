@@ -10,7 +10,7 @@ from callbox.policy.approval import Approval
 from callbox.sessions.entries import Rewound
 from callbox.sessions.fold import SessionState, fold
 from callbox.sessions.journal import Journal, Writer
-from callbox.stores.rules import not_found
+from callbox.stores.rules import check_key, not_found
 from callbox.stores.store import Parent, SessionInfo, SessionKey, Status, Store
 
 
@@ -96,6 +96,7 @@ async def fork(
         expires_at: When the new one is to be erased, seconds since the epoch; None: when the first one is.
 
     Raises:
+        ConfigurationError: That cannot be an id.
         SessionError: There is a session of that id.
         SessionNotFound: The journal is shorter, or not there.
     """
@@ -103,6 +104,7 @@ async def fork(
     if info is None:
         raise not_found(journal.key)
     key = SessionKey(journal.key.tenant, session_id)
+    check_key(key)
     parent = Parent(journal.key.session, info.last_seq if at is None else at)
     ends = info.expires_at if expires_at is None else expires_at
     if not await Journal(journal.store, key).ensure(parent=parent, expires_at=ends):

@@ -15,6 +15,19 @@ from callbox.errors import (
 from callbox.stores.store import EVENT_BYTES_MAX, NewEvent, Parent, SessionKey, is_dead
 
 
+def check_key(key: SessionKey) -> None:
+    """Refuse ids that not every store keeps, or that no list shows.
+
+    Raises:
+        ConfigurationError: The session's or the tenant's is empty, or has a NUL or half of a surrogate pair in it.
+    """
+    for what, name in (("session", key.session), ("tenant", key.tenant)):
+        if not name:
+            raise ConfigurationError(f"A {what} needs an id.", hint='Use something like "customer-42".')
+        if "\0" in name or any("\ud800" <= char <= "\udfff" for char in name):
+            raise ConfigurationError(f"{name!r} cannot be the id of a {what}.", hint="Use text without NUL.")
+
+
 def check_events(events: Sequence[NewEvent]) -> int:
     """Refuse what no store takes; returns the bytes of the bodies together.
 

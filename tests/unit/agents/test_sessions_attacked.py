@@ -147,7 +147,8 @@ async def test_parent_and_fork_do_not_share_a_yes(refunds, store, decided):
     fork = await session.fork("t")
     if not decided:
         await session.approve(first.id, by="kim")
-        await fork.approve(first.id, by="kim")
+        with pytest.raises(errors.ApprovalError, match="forked from"):  # it would be good for nothing
+            await fork.approve(first.id, by="kim")
     assert (await session.resume()).stop == "done"
     run = await fork.resume()
     assert (run.stop, refunds.paid) == ("approval", [9])

@@ -7,9 +7,13 @@ from dataclasses import replace
 import pytest
 
 from callbox import Agent, errors, tool
+from callbox.agents import recorder
 from callbox.calls.call import ToolCall
-from callbox.messages import Message, Reply, Text
+from callbox.gate.caller import Caller
+from callbox.limits import Limits
+from callbox.messages import Media, Message, Reply, Text
 from callbox.providers.scripted import Scripted
+from callbox.sessions.browsing import fork
 from callbox.stores.memory import MemoryStore
 from support_sessions import call, die, dying, script
 
@@ -70,6 +74,8 @@ async def test_the_key_of_a_rewound_run_is_free_and_a_fork_keeps_its_own(store):
         [Message.user("x"), Message.assistant("", [ToolCall("c", "look", {})])],
         [Message("tool", ())],
         [Message.user("x"), Message.tool([])],
+        Message("user", (Media("image/png", b"not base64 text"),)),
+        Message("user", (Text("x", {"cache": {1, 2}}),)),
     ],
 )
 async def test_a_prompt_that_no_model_takes_does_not_block_the_session(store, prompt):
@@ -136,3 +142,60 @@ async def test_arguments_that_no_journal_can_hold_are_a_mistake_of_the_model(sto
         assert run.stop == "done", wrong
         assert run.results[0].error is not None
         assert len(await Agent(model=script(), store=store).session(f"s{number}").messages()) == 4
+
+
+# --- what is no id, no number, no JSON ---
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "a\ud800b"])
+async def test_what_not_every_store_keeps_is_no_id(store, name):
+    agent = Agent(model=script("Fine."), store=store)
+    await agent.session("s").run("Hello")
+    with pytest.raises(errors.ConfigurationError):
+        agent.session(name)
+    with pytest.raises(errors.ConfigurationError):
+        await fork(agent.session("s").journal, name)
+    if name:
+        with pytest.raises(errors.ConfigurationError):
+            agent.session("s", caller=Caller(tenant_id=name))
+    assert [info.key.session for info in await store.sessions("default")] == ["s"]
+
+
+async def test_entries_are_followed_from_a_number_that_there_can_be(store):
+    session = Agent(model=script("Fine."), store=store).session("s")
+    await session.run("Hello")
+    with pytest.raises(errors.ConfigurationError):
+        session.events(-1)
+
+
+async def test_notes_are_kept_as_they_will_be_read(store):
+    session = Agent(model=script("Fine."), store=store).session("s")
+    itself = {}
+    itself["a"] = itself
+    for wrong in ({"a": {1}}, {"a": float("nan")}, {"a": b"x"}, itself):
+        with pytest.raises(errors.ConfigurationError):
+            await session.note(wrong)
+    await session.note({"seen": (1, 2), "by": "\ud800"})
+    assert (await session.state()).notes == {"seen": [1, 2], "by": "\ud800"}
+
+
+# --- results that are too large ---
+
+
+async def test_a_result_that_cannot_be_kept_does_not_block_the_session(store, monkeypatch):
+    monkeypatch.setattr(recorder, "EVENT_BYTES_MAX", 100_000)
+    monkeypatch.setattr(recorder, "_CHARS_TOO_FEW", 1_000)
+    done = []
+
+    @tool
+    async def pay(size: int) -> str:
+        """Pay."""
+        done.append(size)
+        return "x" * size
+
+    model = script([call("pay", size=90_000), call("pay", size=110_000)], "Fine.")
+    session = Agent(model=model, tools=[pay], store=store, limits=Limits(result_chars_max=200_000)).session("s")
+    run = await session.run("Pay")
+    assert (run.output, done) == ("Fine.", [90_000, 110_000])
+    assert [result.error and result.error.code for result in run.results] == [None, "tool_failed"]
+    assert "larger" in run.results[1].content
