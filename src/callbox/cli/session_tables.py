@@ -73,7 +73,7 @@ def approval_json(approval: Approval) -> dict[str, Any]:
 def message_json(message: Message) -> dict[str, Any]:
     """A message for programs: its text, its calls and results."""
     body: dict[str, Any] = {"role": message.role}
-    if message.text:
+    if message.text and not message.results:  # the text of results is theirs, and said there
         body["text"] = message.text
     if message.calls:
         body["calls"] = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in message.calls]
@@ -139,7 +139,7 @@ def show_session(info: SessionInfo, state: SessionState) -> None:
 
 def show_message(message: Message) -> None:
     """What was said, and what was called."""
-    if message.text:
+    if message.text and not message.results:
         style = _ROLE_STYLES.get(message.role, "")
         console.print(Text.assemble((f"{message.role}: ", "cyan"), (clean(message.text), style)), soft_wrap=True)
     for call in message.calls:

@@ -88,7 +88,10 @@ def test_what_is_shown_of_a_finished_one(url):
     assert found["run"]["stop"] == "done"
     assert found["messages"][1]["calls"][0]["arguments"] == {"amount": 5}
     assert found["messages"][2]["results"][0]["content"] == "paid 5"
-    assert "pay: paid 5" in ask("session", "show", "a")
+    shown = ask("session", "show", "a")
+    assert "pay: paid 5" in shown
+    assert shown.count("paid 5") == 1
+    assert "text" not in found["messages"][2]
 
 
 def test_entries_are_printed_from_wherever(url):
@@ -107,6 +110,7 @@ def test_a_session_is_forked_and_rewound(url):
     assert ask_json("session", "fork", "a", "b", "--at", "6")["forked_from"] == {"session": "a", "seq": 6}
     assert "already" in ask("session", "fork", "a", "b", code=1)
     assert "session_not_found" in ask("session", "fork", "x", "y", code=1)
+    assert "needs an id" in ask("session", "fork", "a", "", code=2)
     say(url, "b", "More", "Yes.")
     assert "after entry 6" in ask("session", "rewind", "b", "6")
     assert len(ask_json("session", "show", "b")["messages"]) == 4
@@ -126,6 +130,7 @@ def test_a_session_is_moved_in_a_file(url, tmp_path):
     other = f"sqlite:///{tmp_path}/other.db"
     assert ask_json("session", "import", str(one), "--store", other)["session"] == "a"
     assert ask_json("session", "import", str(lines), "--as", "b")["entries"] == 7
+    assert "needs an id" in ask("session", "import", str(one), "--as", "", code=2)
     piped = ask("session", "export", "a", "--lines")
     assert "has the 6 entries of a" in ask("session", "import", "-", "--as", "c", stdin=piped)
     messages = ask_json("session", "show", "a")["messages"]
