@@ -63,10 +63,14 @@ class OpenTurn:
     results: dict[str, ToolResult] = field(default_factory=dict[str, ToolResult])
     intents: dict[str, Intended] = field(default_factory=dict[str, Intended])
     asked: dict[str, str] = field(default_factory=dict[str, str])
+    _readable: tuple[ToolCall, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._readable = tuple([call for call in self.message.calls if call.error is None])
 
     def missing(self) -> list[ToolCall]:
         """Calls without a result, in the model's order. A call that could not be read has one by itself."""
-        return [call for call in self.message.calls if call.error is None and call.id not in self.results]
+        return [call for call in self._readable if call.id not in self.results]
 
     def key_of(self, call_id: str) -> str:
         """The idempotency key of a call: where it stands, so that it is the same whoever runs it, and of no other."""
