@@ -1,4 +1,4 @@
-"""A real Postgres server for the tests: one for the whole run, made in a temporary folder, ended at exit."""
+"""A real Postgres server for the tests: one for the whole run, made in a temporary folder, ended with the run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pathlib import Path
 import asyncpg
 
 from callbox.stores.postgres.store import PostgresStore
+from support_watch import Watch
 
 PASSWORD = "a password that nothing may print"
 BIN = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))[-1:]
@@ -36,6 +37,8 @@ class PostgresServer:
     def __init__(self, *options: str) -> None:
         self.bin = BIN[0] if BIN else Path(shutil.which("postgres") or "postgres").parent
         self.folder = Path(tempfile.mkdtemp(prefix="callbox-postgres-"))
+        self._watch = Watch(self.folder)
+        atexit.register(self.end)
         self.data = self.folder / "data"
         self.host, self.port = "127.0.0.1", _free_port()
         self._user = _unprivileged()
@@ -48,7 +51,6 @@ class PostgresServer:
         self._run("initdb", "-D", self.data, "-U", "root", "--pwfile", self.folder / "password", "-A", "scram-sha-256",
                   "-E", "UTF8", "--locale=C")  # fmt: skip
         self.start_again()
-        atexit.register(self.end)
 
     def start_again(self) -> None:
         """Start, and wait until it answers."""
@@ -66,9 +68,7 @@ class PostgresServer:
 
     def end(self) -> None:
         """Stop it and remove its files. Idempotent."""
-        if (self.data / "postmaster.pid").exists():
-            self.stop_immediately()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._watch.end()
 
     def url(self, database: str = "postgres", user: str = "root", *, port: int | None = None) -> str:
         return f"postgresql://{user}:{PASSWORD.replace(' ', '%20')}@{self.host}:{port or self.port}/{database}"

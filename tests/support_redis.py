@@ -1,4 +1,4 @@
-"""A real redis-server for the tests: in a temporary folder, on a free port of 127.0.0.1, ended by its pid."""
+"""A real redis-server for the tests: in a temporary folder, on a free port of 127.0.0.1, ended with the run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from typing import Any, Literal
 from callbox.stores.memory import MemoryStore
 from callbox.stores.redis.front import RedisStore
 from callbox.stores.store import Store
+from support_watch import Watch
 
 PASSWORD = "a-password-that-nothing-may-print"
 START_S = 30.0
@@ -43,6 +44,8 @@ class RedisServer:
         self, appendfsync: str | None = "everysec", *, command: tuple[str, ...] = (), options: tuple[str, ...] = ()
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="callbox-redis-"))
+        self._watch = Watch(self.folder)
+        atexit.register(self.end)
         self.port = _free_port()
         self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
         aof = ("--appendonly", "no") if appendfsync is None else ("--appendonly", "yes", "--appendfsync", appendfsync)
@@ -51,7 +54,6 @@ class RedisServer:
                          *options)  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
-        atexit.register(self.end)
 
     @property
     def aof(self) -> Path:
@@ -92,9 +94,9 @@ class RedisServer:
 
     def end(self) -> None:
         """End it and remove its files. Idempotent."""
-        if self.process is not None and self.process.poll() is None:
-            self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._watch.end()
+        if self.process is not None:
+            self.process.wait()
 
     def _answers(self) -> bool:
         try:
