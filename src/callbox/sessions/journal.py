@@ -242,7 +242,7 @@ class Writer:
         self._waiting.append((entries, future))
         if self._appending is None:
             self._appending = asyncio.create_task(self._append_all())
-        await asyncio.shield(future)
+        await future  # cancelled, we only stop waiting: the entries are on their way
 
     async def expire_at(self, at: float | None) -> None:
         """Set when the session is to be erased, seconds since the epoch; None: never. Raises like `Store.renew`."""
