@@ -21,7 +21,8 @@ class Limits:
         calls_per_turn_max: Calls that one model turn may contain.
         calls_per_run_max: Calls of one run (budget).
         turns_per_run_max: Turns with calls in one run, and requests of one run.
-        run_timeout_s: Seconds that one run may take, model and tools together (budget).
+        run_timeout_s: Seconds that one run may take, model and tools together (budget). A session's run that is
+            resumed has them anew: what passes while it waits for a person, or is down, does not count.
         tool_timeout_s: Seconds of one call whose tool does not say its own.
         concurrency_max: Calls of one gate that run at the same time.
         threads_max: Sync tools of one gate that run at the same time.

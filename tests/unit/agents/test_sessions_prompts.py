@@ -9,6 +9,7 @@ import pytest
 from callbox import Agent, errors, tool
 from callbox.agents import recorder
 from callbox.calls.call import ToolCall
+from callbox.clock import SystemClock
 from callbox.gate.caller import Caller
 from callbox.limits import Limits
 from callbox.messages import Media, Message, Reply, Text
@@ -199,3 +200,31 @@ async def test_a_result_that_cannot_be_kept_does_not_block_the_session(store, mo
     assert (run.output, done) == ("Fine.", [90_000, 110_000])
     assert [result.error and result.error.code for result in run.results] == [None, "tool_failed"]
     assert "larger" in run.results[1].content
+
+
+# --- its time ---
+
+
+async def test_a_run_that_goes_on_has_its_time_anew_and_keeps_what_else_it_spent(store, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(SystemClock, "monotonic", lambda _: now[0])
+
+    @tool(approval="always")
+    async def refund(amount: int) -> str:
+        """Refund an amount."""
+        now[0] += 9.0
+        return "refunded"
+
+    def agent():
+        turns = [[call("refund", amount=amount)] for amount in (1, 2, 3)]
+        limits = Limits(run_timeout_s=10.0, calls_per_run_max=2)
+        return Agent(model=script(*turns, "Done."), tools=[refund], store=store, limits=limits)
+
+    run = await agent().session("s").run("Refund twice")
+    for _ in range(3):
+        now[0] += 86_400.0
+        assert run.stop == "approval"
+        await agent().session("s").approve(run.approvals[0].id, by="kim")
+        run = await agent().session("s").resume()
+    assert run.stop == "calls"
+    assert [result.error and result.error.code for result in run.results] == [None, None, "budget_exhausted"]
