@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 
@@ -169,6 +170,31 @@ async def test_an_import_that_was_interrupted_can_be_done_again(store, other, do
     assert await there.messages() == await session.messages()
     info = await other.info(there.journal.key)
     assert (info.expires_at, info.owner) == (None, None)
+
+
+async def test_an_import_that_was_cancelled_holds_nothing(store, done):
+    session = agent(store, done, *PAY).session("s")
+    await session.run("Pay 5")
+    document = portable.read_document(await session.export())
+    taken, go = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def acquire(self, key, owner, *, ttl_s):
+            lease = await super().acquire(key, owner, ttl_s=ttl_s)
+            taken.set()
+            await go.wait()
+            return lease
+
+    slow = Slow()
+    importing = asyncio.create_task(portable.import_session(slow, "default", document))
+    await taken.wait()
+    importing.cancel()
+    await asyncio.wait({importing}, timeout=0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await importing
+    key = await portable.import_session(slow, "default", document)
+    assert (await slow.info(key)).last_seq == 7
 
 
 async def test_a_store_that_fails_has_nothing_of_it(store, done):
