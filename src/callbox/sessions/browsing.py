@@ -9,7 +9,7 @@ from callbox.errors import ApprovalError, SessionError, SessionNotFound, StoreEr
 from callbox.policy.approval import Approval
 from callbox.sessions.entries import Rewound
 from callbox.sessions.fold import SessionState, fold
-from callbox.sessions.journal import Journal, Writer
+from callbox.sessions.journal import FORKS_DEEP_MAX, Journal, Writer
 from callbox.stores.rules import check_key, not_found
 from callbox.stores.store import Parent, SessionInfo, SessionKey, Status, Store
 
@@ -97,12 +97,17 @@ async def fork(
 
     Raises:
         ConfigurationError: That cannot be an id.
-        SessionError: There is a session of that id.
+        SessionError: There is a session of that id, or this is a fork of `FORKS_DEEP_MAX` forks already.
         SessionNotFound: The journal is shorter, or not there.
     """
     info = await journal.store.info(journal.key)
     if info is None:
         raise not_found(journal.key)
+    if await _depth(journal.store, info) >= FORKS_DEEP_MAX:  # nobody could read the new one
+        raise SessionError(
+            f"The session is a fork of {FORKS_DEEP_MAX} forks, each of the one before.",
+            hint="Export it, import it under another id, and fork that.",
+        )
     key = SessionKey(journal.key.tenant, session_id)
     check_key(key)
     parent = Parent(journal.key.session, info.last_seq if at is None else at)
@@ -110,6 +115,15 @@ async def fork(
     if not await Journal(journal.store, key).ensure(parent=parent, expires_at=ends):
         raise SessionError(f"There is a session {session_id!r} already.", hint="Choose another id.")
     return key
+
+
+async def _depth(store: Store, info: SessionInfo | None) -> int:
+    """How many forks lead to a session."""
+    deep = 0
+    while info is not None and info.parent is not None:
+        deep += 1
+        info = await store.info(SessionKey(info.key.tenant, info.parent.session))
+    return deep
 
 
 async def rewind(writer: Writer, to: int) -> None:

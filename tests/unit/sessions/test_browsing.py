@@ -6,7 +6,7 @@ import pytest
 
 from callbox import errors
 from callbox.sessions import browsing
-from callbox.sessions.journal import Journal
+from callbox.sessions.journal import FORKS_DEEP_MAX, Journal
 from callbox.stores.memory import MemoryStore
 from callbox.stores.store import NewEvent, SessionKey
 from support_sessions import agent, call
@@ -79,3 +79,14 @@ async def test_a_fork_of_a_fork_may_leave_before_the_first_one_did(store):
     said = [message.text for message in await second.messages()]
     assert said == ["One", "Yes.", "Four", "Other."]
     assert [placed.seq for placed in await second.journal.read()] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_fork_that_nobody_could_read_is_not_made(store):
+    session = agent(store, [], "Yes.").session("s")
+    await session.run("One")
+    for number in range(FORKS_DEEP_MAX):
+        session = await session.fork(f"f{number}")
+    assert [message.text for message in await session.messages()] == ["One", "Yes."]
+    with pytest.raises(errors.SessionError, match="a fork of 64 forks"):
+        await session.fork("deeper")
+    assert await store.info(SessionKey("default", "deeper")) is None
