@@ -68,6 +68,8 @@ def demo(
     example = work(_example)
     targets, main = example("targets"), example("main")
     target = targets.RepositoryTarget(repo.absolute(), base, head) if repo else targets.demo_target()
+    if repo:
+        work(target.fetch)  # a wrong name is said before a session and a sandbox are made for it
     reviewer = _reviewer(main, model)
     _say("Review", f"{target.pull} of {target.repository}")
     session = main.session_id(target, reviewer)
