@@ -137,7 +137,7 @@ class Alike(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def look(self, key: SessionKey) -> None:
-        for method in ("info", "secret", "forks", "read"):
+        for method in ("info", "load", "forks", "read"):
             self.both(method, key)
 
     @invariant()

@@ -76,8 +76,8 @@ def test_every_module_is_imported_by_another_or_is_an_entry_point():
             continue
         module = ".".join(("callbox", *path.relative_to(ROOT).with_suffix("").parts))
         package = module.rpartition(".")[0]
-        ways = (module, f'"{path.stem}"', f"from {package} import {path.stem}")
-        used = any(way in text for other, text in texts.items() if other != path for way in ways)
+        ways = (re.escape(module), f'"{path.stem}"', rf"from {re.escape(package)} import (\w+, )*{path.stem}\b")
+        used = any(re.search("|".join(ways), text) for other, text in texts.items() if other != path)
         if not used and module not in entry_points:
             lonely.append(module)
     assert lonely == []

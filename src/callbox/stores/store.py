@@ -242,7 +242,7 @@ def this_process(writer: str) -> str:
 def is_dead(owner: str) -> bool:
     """Whether the process that `this_process` named is known to have ended; of another host nobody knows."""
     words = owner.split(" ")
-    if len(words) < 3 or words[0] != _host() or not words[1].isdigit():
+    if len(words) < 3 or words[0] != _host() or not words[1].isdecimal():
         return False
     return _started(int(words[1])) != words[2]
 

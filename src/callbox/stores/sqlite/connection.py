@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from callbox.errors import JournalDamaged, StoreError, StoreUnavailable
+from callbox.stores.sqlite import rows
 from callbox.stores.sqlite.schema import migrate
 
 SYNCHRONOUS = "FULL"
@@ -17,6 +18,13 @@ WAL_BYTES_KEPT = 16 << 20
 """The write-ahead log is cut to this after a checkpoint."""
 
 _RETRY_S = 0.01
+_CONTRADICTS = (
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+    sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY,
+)
+"""What `writes` looks up before it writes: if SQLite finds it otherwise, tables and indexes do not agree."""
+
 _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY: "Another process holds the lock of the database; ask again.",
     sqlite3.SQLITE_LOCKED: "Another connection holds a lock of the database; ask again.",
@@ -62,7 +70,7 @@ def connect(path: Path, *, busy_timeout_s: float, scrub: bool = False) -> sqlite
 
 def scrub_log(db: sqlite3.Connection) -> bool:
     """Empty the write-ahead log if something was erased that it may still hold. False if others keep it busy."""
-    if not db.execute("SELECT value FROM counters WHERE name = 'unscrubbed'").fetchone()[0]:
+    if not rows.counter(db.execute("SELECT value FROM counters WHERE name = 'unscrubbed'").fetchone()):
         return True
     busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
@@ -83,10 +91,14 @@ def translated(error: BaseException) -> BaseException:
         if code in _UNAVAILABLE:
             return StoreUnavailable(f"SQLite: {error}.", hint=_UNAVAILABLE[code])
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return JournalDamaged(f"SQLite: {error}.", hint="Restore the file from a backup.")
+            return JournalDamaged(f"SQLite: {error}.", hint=rows.RESTORE)
+        if getattr(error, "sqlite_errorcode", 0) in _CONTRADICTS:
+            return JournalDamaged(f"SQLite: {error}.", hint=rows.RESTORE)
+        if isinstance(error, sqlite3.OperationalError) and not code:  # Python's own: a text that is no UTF-8
+            return JournalDamaged("SQLite: a text in the file is no text.", hint=rows.RESTORE)
         return StoreError(f"SQLite: {error}.")
     if isinstance(error, UnicodeDecodeError):  # Python fails to read SQLite's complaint about a damaged schema
-        return JournalDamaged("SQLite: the file's schema is no text.", hint="Restore the file from a backup.")
+        return JournalDamaged("SQLite: the file's schema is no text.", hint=rows.RESTORE)
     if isinstance(error, OSError):
         return StoreUnavailable(
             f"The store's file: {error.strerror or error}.", hint="Look at its folder and its disk."

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from callbox.clock import Clock, SystemClock
-from callbox.errors import JournalDamaged, StoreUnavailable
+from callbox.errors import StoreUnavailable
 from callbox.stores import rules
-from callbox.stores.sqlite import writes
+from callbox.stores.sqlite import rows, writes
 from callbox.stores.sqlite.connection import connect, translated
 from callbox.stores.sqlite.following import Followers
 from callbox.stores.sqlite.writer import Writer
@@ -39,12 +39,7 @@ READERS_MAX = 4
 BUSY_TIMEOUT_S = 10.0
 """How long to wait for another process's lock before `StoreUnavailable`."""
 
-_INFO = (
-    "SELECT tenant, session, created_at, updated_at, last_seq, status, parent, parent_seq, expires_at, owner, ends_at,"
-    " ttl_s FROM sessions"
-)
-_LOAD = _INFO.replace(" FROM", ", (SELECT secret FROM secrets x WHERE x.id = sessions.id) FROM")
-_EVENTS = 'SELECT seq, kind, body, "key", at FROM events WHERE owner_id = ? AND seq > ? ORDER BY seq LIMIT ?'
+_EVENTS = f"{rows.EVENT} WHERE owner_id = ? AND seq > ? ORDER BY seq LIMIT ?"
 _ROW = "SELECT id FROM sessions WHERE tenant = ? AND session = ?"
 
 
@@ -82,7 +77,7 @@ class SqliteStore:
 
     async def info(self, key: SessionKey) -> SessionInfo | None:
         """See `Store.info`."""
-        row = await self._one(f"{_INFO} WHERE tenant = ? AND session = ?", (key.tenant, key.session))
+        row = await self._one(f"{rows.INFO} WHERE tenant = ? AND session = ?", (key.tenant, key.session))
         return None if row is None else self._describe(row)
 
     async def load(self, key: SessionKey, *, after: int = 0, limit: int = EVENTS_READ_MAX) -> Loaded | None:
@@ -91,9 +86,7 @@ class SqliteStore:
         if found is None:
             return None
         (*row, secret), events = found
-        if not isinstance(secret, bytes):
-            raise JournalDamaged("SQLite: a session without a secret.", hint="Restore the file from a backup.")
-        return Loaded(self._describe(tuple(row)), secret, events)
+        return Loaded(self._describe(row), rows.secret(secret), events)
 
     async def acquire(self, key: SessionKey, owner: str, *, ttl_s: float) -> Lease:
         """See `Store.acquire`."""
@@ -149,16 +142,16 @@ class SqliteStore:
         self, tenant: str, *, status: Status | None = None, after: str = "", limit: int = SESSIONS_LISTED_MAX
     ) -> list[SessionInfo]:
         """See `Store.sessions`."""
-        rows = await self._all(
-            f"{_INFO} WHERE tenant = ? AND session > ? AND (? IS NULL OR status = ?) ORDER BY session LIMIT ?",
+        found = await self._all(
+            f"{rows.INFO} WHERE tenant = ? AND session > ? AND (? IS NULL OR status = ?) ORDER BY session LIMIT ?",
             (tenant, after, status, status, max(0, min(limit, SESSIONS_LISTED_MAX))),
         )
-        return [self._describe(row) for row in rows]
+        return [self._describe(row) for row in found]
 
     async def forks(self, key: SessionKey) -> list[str]:
         """See `Store.forks`."""
         query = "SELECT session FROM sessions WHERE tenant = ? AND parent = ? ORDER BY session"
-        return [row[0] for row in await self._all(query, (key.tenant, key.session))]
+        return [rows.name(row) for row in await self._all(query, (key.tenant, key.session))]
 
     async def erase(self, key: SessionKey) -> bool:
         """See `Store.erase`. The write-ahead log is emptied before it returns."""
@@ -170,11 +163,9 @@ class SqliteStore:
 
     async def expired(self, now: float, *, limit: int = SESSIONS_LISTED_MAX) -> list[SessionKey]:
         """See `Store.expired`."""
-        query = (
-            "SELECT tenant, session FROM sessions WHERE expires_at <= ? ORDER BY expires_at, tenant, session LIMIT ?"
-        )
-        rows = await self._all(query, (now, max(0, min(limit, SESSIONS_LISTED_MAX))))
-        return [SessionKey(*row) for row in rows]
+        query = f"{rows.KEY} WHERE expires_at <= ? ORDER BY expires_at, tenant, session LIMIT ?"
+        found = await self._all(query, (now, max(0, min(limit, SESSIONS_LISTED_MAX))))
+        return [rows.key(row) for row in found]
 
     async def aclose(self) -> None:
         """See `Store.aclose`."""
@@ -217,20 +208,8 @@ class SqliteStore:
     def _connect(self) -> sqlite3.Connection:
         return connect(self._path, busy_timeout_s=self._busy_timeout_s)
 
-    def _describe(self, row: tuple[Any, ...]) -> SessionInfo:
-        tenant, session, created_at, updated_at, last_seq, status, parent, parent_seq, expires_at, owner, end, ttl_s = (
-            row
-        )
-        return SessionInfo(
-            key=SessionKey(tenant, session),
-            created_at=created_at,
-            updated_at=updated_at,
-            last_seq=last_seq,
-            status=status,
-            parent=None if parent is None else Parent(parent, parent_seq),
-            expires_at=expires_at,
-            owner=owner if rules.is_running(end, ttl_s, self._clock.wall()) else None,
-        )
+    def _describe(self, row: Sequence[Any]) -> SessionInfo:
+        return rows.describe(row, self._clock.wall())
 
 
 def _fetch_one(db: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -243,7 +222,7 @@ def _fetch_all(db: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> l
 
 def _read(db: sqlite3.Connection, key: SessionKey, after: int, limit: int) -> list[Event]:
     row = db.execute(_ROW, (key.tenant, key.session)).fetchone()
-    return [] if row is None else [Event(*event) for event in db.execute(_EVENTS, (row[0], after, limit))]
+    return [] if row is None else [rows.event(found) for found in db.execute(_EVENTS, (row[0], after, limit))]
 
 
 def _load(
@@ -252,13 +231,14 @@ def _load(
     """A session's row with its secret, and its events, of one moment."""
     db.execute("BEGIN")
     try:
-        row = db.execute(f"{_LOAD} WHERE tenant = ? AND session = ?", (key.tenant, key.session)).fetchone()
+        row = db.execute(f"{rows.LOAD} WHERE tenant = ? AND session = ?", (key.tenant, key.session)).fetchone()
         return None if row is None else (row, _read(db, key, after, limit))
     finally:
-        db.execute("ROLLBACK")
+        if db.in_transaction:  # some failures end it
+            db.execute("ROLLBACK")
 
 
 def _read_row(db: sqlite3.Connection, row_id: int, after: int, limit: int) -> tuple[list[Event], bool]:
     """Events of a session, and whether it is still there."""
-    events = [Event(*event) for event in db.execute(_EVENTS, (row_id, after, limit))]
+    events = [rows.event(row) for row in db.execute(_EVENTS, (row_id, after, limit))]
     return events, db.execute("SELECT 1 FROM sessions WHERE id = ?", (row_id,)).fetchone() is not None

@@ -10,9 +10,11 @@ import sqlite3
 from collections.abc import Sequence
 
 from callbox.stores import rules
+from callbox.stores.sqlite import rows
 from callbox.stores.store import Lease, NewEvent, Parent, SessionKey, Status
 
-_HEAD = "SELECT id, fence, last_seq FROM sessions WHERE tenant = ? AND session = ?"
+_HEAD = f"{rows.HEAD} WHERE tenant = ? AND session = ?"
+_HOLD = f"{rows.HOLD} WHERE tenant = ? AND session = ?"
 _INSERT = 'INSERT INTO events (owner_id, seq, kind, body, "key", at, fence) VALUES (?, ?, ?, ?, ?, ?, ?)'
 _ADVANCE = "UPDATE sessions SET last_seq = ?, status = ?, updated_at = ? WHERE id = ?"
 _KEY_TAKEN = 'SELECT 1 FROM events WHERE owner_id = ? AND "key" = ?'
@@ -27,7 +29,7 @@ def create(
         return False
     if parent is not None:
         origin = db.execute(_HEAD, (key.tenant, parent.session)).fetchone()
-        if origin is None or not 0 <= parent.seq <= origin[2]:
+        if origin is None or not 0 <= parent.seq <= rows.head(origin)[2]:
             raise rules.no_parent(parent)
     row_id = db.execute("INSERT INTO secrets (secret) VALUES (?)", (secret,)).lastrowid
     name, seq = (parent.session, parent.seq) if parent else (None, None)
@@ -41,18 +43,17 @@ def create(
 
 def acquire(db: sqlite3.Connection, now: float, key: SessionKey, owner: str, ttl_s: float) -> Lease:
     """See `Store.acquire`."""
-    row = db.execute(
-        "SELECT id, owner, ends_at, ttl_s FROM sessions WHERE tenant = ? AND session = ?", (key.tenant, key.session)
-    ).fetchone()
+    row = db.execute(_HOLD, (key.tenant, key.session)).fetchone()
     if row is None:
         raise rules.not_found(key)
-    if rules.is_held(row[1], row[2], row[3], now):
-        raise rules.busy(key, row[1])
-    db.execute("UPDATE counters SET value = value + 1 WHERE name = 'fence'")
-    fence = int(db.execute("SELECT value FROM counters WHERE name = 'fence'").fetchone()[0])
+    held = rows.hold(row)
+    if rules.is_held(held.owner, held.ends_at, held.ttl_s, now):
+        raise rules.busy(key, held.owner or "")
+    fence = rows.next_fence(db.execute("SELECT value FROM counters WHERE name = 'fence'").fetchone(), held.fence)
+    db.execute("UPDATE counters SET value = ? WHERE name = 'fence'", (fence,))
     db.execute(
         "UPDATE sessions SET fence = ?, owner = ?, ends_at = ?, ttl_s = ? WHERE id = ?",
-        (fence, owner, now + ttl_s, ttl_s, row[0]),
+        (fence, owner, now + ttl_s, ttl_s, held.row_id),
     )
     return Lease(key, fence, owner, ttl_s)
 
@@ -121,9 +122,12 @@ def erase(db: sqlite3.Connection, _now: float, key: SessionKey) -> int | None:
 def _newest(db: sqlite3.Connection, lease: Lease) -> tuple[int, int]:
     """The session's row and its last number, if the lease is its newest."""
     row = db.execute(_HEAD, (lease.key.tenant, lease.key.session)).fetchone()
-    if row is None or row[1] != lease.fence:
+    if row is None:
         raise rules.fenced(lease.key)
-    return row[0], row[2]
+    row_id, fence, last_seq = rows.head(row)
+    if fence != lease.fence:
+        raise rules.fenced(lease.key)
+    return row_id, last_seq
 
 
 def _was_done(db: sqlite3.Connection, row_id: int, fence: int, after: int, events: Sequence[NewEvent]) -> bool:
