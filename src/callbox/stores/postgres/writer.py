@@ -10,13 +10,14 @@ from typing import Any
 
 from callbox.errors import CallboxError, ConfigurationError, StoreError, StoreUnavailable
 from callbox.stores import rules
-from callbox.stores.postgres.connections import Connections
+from callbox.stores.postgres.connections import Connection, Connections
 from callbox.stores.store import Lease, NewEvent, SessionKey, Status
 
 APPENDS_PER_COMMIT_MAX = 256
 BYTES_PER_COMMIT_MAX = 8 << 20
 """Of bodies; a single append may be larger."""
 
+_NEXT = "SELECT append_next($1, $2, $3, $4, $5, $6, $7)"
 _APPEND = "SELECT n, verdict, last_seq, taken FROM append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 
 
@@ -109,9 +110,11 @@ class Writer:
                 _fail([asked], error)
 
     async def _commit(self, batch: list[_Append]) -> None:
-        arguments = _arguments(batch)
         async with self._connections.use("append") as connection:
-            rows = await connection.fetch(_APPEND, *arguments)
+            if len(batch) == 1 and await _appended_next(connection, batch[0]):
+                rows: list[Any] = [(1, "ok", 0, None)]
+            else:
+                rows = await connection.fetch(_APPEND, *_arguments(batch))
         verdicts = {row[0]: row for row in rows}
         for n, asked in enumerate(batch, 1):
             if asked.done.done():
@@ -121,6 +124,23 @@ class Writer:
                 asked.done.set_result(None)
             else:
                 asked.done.set_exception(error)
+
+
+async def _appended_next(connection: Connection, asked: _Append) -> bool:
+    """Make one append, if nothing stands against it: half of the server's work for a batch of one."""
+    if any(event.key is not None for event in asked.events):
+        return False
+    lease, events = asked.lease, asked.events
+    return await connection.fetchval(
+        _NEXT,
+        lease.key.tenant,
+        lease.key.session,
+        lease.fence,
+        asked.after,
+        asked.status,
+        [event.kind for event in events],
+        [event.body for event in events],
+    )
 
 
 def _arguments(batch: list[_Append]) -> tuple[list[Any], ...]:
