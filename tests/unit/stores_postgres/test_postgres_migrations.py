@@ -11,7 +11,7 @@ import pytest
 from callbox.errors import JournalDamaged, StoreError
 from callbox.stores.postgres.migrations import migrate, released
 from callbox.stores.postgres.store import PostgresStore
-from callbox.stores.store import NewEvent, SessionKey
+from callbox.stores.store import Lease, NewEvent, SessionKey
 from support_stores import kept_secret
 
 KEY = SessionKey("acme", "one")
@@ -67,6 +67,27 @@ async def test_an_older_database_is_brought_forward_with_its_rows(database, stor
     assert [row["title"] for row in await database.execute("SELECT title FROM callbox.sessions")] == ["one"]
     await store.append(lease, 1, [NewEvent("outcome", b"after")], status="idle")  # who is connected goes on
     assert [event.body for event in await store.read(KEY)] == [b"before", b"after"]
+
+
+@pytest.mark.parametrize("version", range(1, len(released())))
+async def test_what_an_older_callbox_wrote_goes_on(database, owner, version: int) -> None:
+    # As version 1 wrote it; later versions keep these functions.
+    await migrate(owner, "callbox", released()[:version])
+    await owner.execute("SET search_path TO callbox")
+    assert await owner.fetchval("SELECT create_session('acme', 'one', 'secret', NULL, NULL, NULL)") == "made"
+    fence = await owner.fetchval("SELECT fence FROM acquire_lease('acme', 'one', 'writer', 60, NULL)")
+    verdict = await owner.fetchval(
+        "SELECT verdict FROM append_events('{acme}', '{one}', $1, '{0}', '{1}', '{0}', '{running}', '{1}', '{intent}',"
+        " '{NULL}', $2)",
+        [fence],
+        [b"before"],
+    )
+    assert verdict == "ok"
+    store = PostgresStore(database.url)
+    await store.append(Lease(KEY, fence, "writer", 60), 1, [NewEvent("outcome", b"after")], status="idle")
+    assert [event.body for event in await store.read(KEY)] == [b"before", b"after"]
+    assert await kept_secret(store, KEY) == b"secret"
+    await store.aclose()
 
 
 async def test_a_version_that_fails_leaves_nothing_behind(owner) -> None:
