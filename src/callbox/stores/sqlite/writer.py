@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from callbox.clock import Clock
 from callbox.errors import CallboxError, StoreError, StoreUnavailable
 from callbox.stores.sqlite.connection import connect, result_code, scrub_log, translated
-from callbox.stores.sqlite.schema import MIGRATIONS, version_of
+from callbox.stores.sqlite.schema import MIGRATIONS
 
 BATCH_WRITES_MAX = 1_000
 """Writes in one transaction."""
@@ -170,7 +169,7 @@ class Writer:
         now = self._clock.wall()
         db.execute("BEGIN IMMEDIATE")
         try:
-            if version_of(db) != len(MIGRATIONS):
+            if db.execute("PRAGMA user_version").fetchone()[0] != len(MIGRATIONS):
                 raise StoreError("The file was migrated by a newer callbox meanwhile.", hint="Update callbox.")
             for write in batch:
                 write.result = write.error = None
@@ -208,12 +207,9 @@ class Writer:
 
 def _deliver(batch: list[Write]) -> None:
     """Answer everybody, with one wake-up for each event loop."""
-    by_loop: defaultdict[asyncio.AbstractEventLoop, list[Write]] = defaultdict(list)
-    for write in batch:
-        by_loop[write.loop].append(write)
-    for loop, writes in by_loop.items():
+    for loop in {write.loop for write in batch}:
         with contextlib.suppress(RuntimeError):  # its loop has ended: nobody waits any more
-            loop.call_soon_threadsafe(_answer, writes)
+            loop.call_soon_threadsafe(_answer, [write for write in batch if write.loop is loop])
 
 
 def _answer(writes: list[Write]) -> None:
