@@ -26,6 +26,7 @@ from callbox.stores.store import (
     EVENT_BYTES_MAX,
     EVENTS_READ_MAX,
     Event,
+    Expired,
     NewEvent,
     Parent,
     SessionKey,
@@ -555,16 +556,39 @@ async def test_expiry_says_whose_time_is_over(store: Store) -> None:
     assert info is not None
     assert info.expires_at == pytest.approx(now + 5, abs=1e-3)
     assert await store.expired(now) == []
-    assert set(await store.expired(now + 11)) == {soon, was}
+    assert [over.key for over in await store.expired(now + 11)] == [was, soon]
     assert len(await store.expired(now + 11, limit=1)) == 1
-    assert set(await store.expired(now + 2_000)) == {soon, was, late}
+    assert [over.key for over in await store.expired(now + 2_000)] == [was, soon, late]
     await store.expire_at(lease, None)
     info = await store.info(was)
     assert info is not None
     assert info.expires_at is None
-    assert await store.expired(now + 11) == [soon]
+    assert [over.key for over in await store.expired(now + 11)] == [soon]
     assert await store.erase(soon)
     assert await store.expired(now + 11) == []
+
+
+async def test_whose_time_is_over_is_answered_page_by_page(store: Store) -> None:
+    now = time.time()
+    made: list[Expired] = []
+    for ends, tenant, session in (
+        (-3.0, "b", "a"), (-2.0, "B", "ä"), (-2.0, "a", "b"), (-2.0, "a", "B"), (-2.0, "a", "a-2"), (-2.0, "ä", "a"),
+        (-1.5, "a", "日本"), (0.0, "a", "z"), (5.0, "a", "later"),
+    ):  # fmt: skip
+        made.append(Expired(now + ends, SessionKey(tenant, session)))
+        assert await store.create(made[-1].key, b"s", expires_at=made[-1].expires_at)
+    over = sorted(made)[:-1]
+    assert await store.expired(now) == over
+    for limit in (1, 2, 3, 100):
+        paged: list[Expired] = []
+        while page := await store.expired(now, after=paged[-1] if paged else None, limit=limit):
+            assert len(page) <= limit
+            paged += page
+        assert paged == over, limit
+    assert await store.erase(over[3].key)
+    assert await store.expired(now, after=over[3]) == over[4:], "the one that it begins after is gone"
+    assert await store.expired(now, after=over[-1]) == []
+    assert await store.expired(now, limit=0) == []
 
 
 async def test_erasing_leaves_nothing_whoever_holds_the_lease(store: Store) -> None:

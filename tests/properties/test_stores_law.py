@@ -132,8 +132,10 @@ class Alike(RuleBasedStateMachine):
     def listing(self, tenant: str, status: str | None, after: str) -> None:
         self.both("sessions", tenant, status=status, after=after)
         self.both("sessions", tenant, status=status, after=after, limit=1)
-        self.both("expired", self.clock.now)
+        over = self.both("expired", self.clock.now)
         self.both("expired", self.clock.now, limit=1)
+        for each in over:
+            self.both("expired", self.clock.now, after=each)
 
     @rule(key=KEYS)
     def look(self, key: SessionKey) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from callbox.errors import ConfigurationError, SessionHasForks
 from callbox.stores.rules import has_forks
-from callbox.stores.store import SessionKey, Store, is_dead
+from callbox.stores.store import SESSIONS_LISTED_MAX, Expired, SessionKey, Store, is_dead
 
 Fate: TypeAlias = Literal["erased", "in use", "has forks"]
 
@@ -69,28 +69,32 @@ async def lineage(store: Store, key: SessionKey) -> list[SessionKey]:
     return found[::-1]
 
 
-async def collect(store: Store, now: float) -> AsyncGenerator[Collected]:
+async def collect(store: Store, now: float, *, page_max: int = SESSIONS_LISTED_MAX) -> AsyncGenerator[Collected]:
     """Erase the sessions of all tenants whose time is over at `now`, forks first. May be stopped at any moment.
 
     A session is left for the next time while somebody works on it, or while a fork of it lives on.
+
+    Args:
+        store: Where they are.
+        now: Seconds since the epoch.
+        page_max: How many are asked for at a time.
 
     Yields:
         What became of each, as it happens.
     """
     told: dict[SessionKey, Fate] = {}
-    while True:
-        page = [key for key in await store.expired(now) if key not in told]
-        for key in page:
-            if key in told:  # as a fork of one before it
+    after: Expired | None = None  # a page may be full of sessions that are kept: the next begins behind it
+    while page := await store.expired(now, after=after, limit=page_max):
+        after = page[-1]
+        for over in page:
+            if over.key in told:  # as a fork of one before it
                 continue
-            for each in await lineage(store, key):
+            for each in await lineage(store, over.key):
                 fate = None if each in told else await _collect_one(store, each, now)
                 if fate is not None:
                     told[each] = fate
                     yield Collected(each, fate)
                     await asyncio.sleep(0)  # a store in memory never waits: let a cancellation in
-        if not page:
-            return
 
 
 async def _collect_one(store: Store, key: SessionKey, now: float) -> Fate | None:

@@ -14,6 +14,7 @@ from callbox.stores.store import (
     EVENTS_READ_MAX,
     SESSIONS_LISTED_MAX,
     Event,
+    Expired,
     Lease,
     Loaded,
     NewEvent,
@@ -216,15 +217,18 @@ class MemoryStore:
         session.wake()
         return True
 
-    async def expired(self, now: float, *, limit: int = SESSIONS_LISTED_MAX) -> list[SessionKey]:
+    async def expired(
+        self, now: float, *, after: Expired | None = None, limit: int = SESSIONS_LISTED_MAX
+    ) -> list[Expired]:
         """See `Store.expired`."""
         self._open()
         over = sorted(
-            (session.expires_at, key)
+            Expired(session.expires_at, key)
             for key, session in self._sessions.items()
             if session.expires_at is not None and session.expires_at <= now
         )
-        return [key for _, key in over[: max(0, min(limit, SESSIONS_LISTED_MAX))]]
+        start = 0 if after is None else bisect_right(over, after)
+        return over[start : start + max(0, min(limit, SESSIONS_LISTED_MAX))]
 
     async def aclose(self) -> None:
         """See `Store.aclose`. As nothing is kept elsewhere, what was appended stays only while this object does."""

@@ -97,6 +97,14 @@ class SessionInfo:
     owner: str | None = None
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Expired:
+    """A session whose time is over; they sort as `Store.expired` lists them."""
+
+    expires_at: float
+    key: SessionKey
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to append to a session.
@@ -224,8 +232,13 @@ class Store(Protocol):
         """
         ...
 
-    async def expired(self, now: float, *, limit: int = SESSIONS_LISTED_MAX) -> list[SessionKey]:
-        """Sessions of all tenants whose time is over at `now`, seconds since the epoch."""
+    async def expired(
+        self, now: float, *, after: Expired | None = None, limit: int = SESSIONS_LISTED_MAX
+    ) -> list[Expired]:
+        """Sessions of all tenants whose time is over at `now`, seconds since the epoch; the longest over first.
+
+        `after`: from the first that sorts above it; None: from the beginning. It need not be there any more.
+        """
         ...
 
     async def aclose(self) -> None:

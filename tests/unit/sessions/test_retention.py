@@ -31,8 +31,8 @@ async def make(store, name, ends=None, parent=None, tenant="default"):
     return key
 
 
-async def collected(store, now):
-    return [(each.key.session, each.fate) async for each in retention.collect(store, now)]
+async def collected(store, now, **options):
+    return [(each.key.session, each.fate) async for each in retention.collect(store, now, **options)]
 
 
 async def names(store, tenant="default"):
@@ -78,6 +78,24 @@ async def test_many_are_collected_page_by_page():
     for number in range(1_200):
         await make(store, f"s{number}", 1.0)
     assert len(await collected(store, 5.0)) == 1_200
+
+
+@pytest.mark.parametrize("page_max", [1, 2, 3])
+async def test_pages_of_sessions_that_are_kept_do_not_hide_those_behind_them(store, page_max):
+    for number in range(3):
+        await make(store, f"trunk{number}", 1.0)
+        await make(store, f"live{number}", parent=f"trunk{number}")
+    await make(store, "used", 1.0)
+    await make(store, "behind", 2.0)
+    await make(store, "behind it", 2.0, parent="behind")
+    async with Journal(store, SessionKey("default", "used")).writing():
+        fates = await collected(store, 5.0, page_max=page_max)
+    assert fates == [
+        *[(f"trunk{number}", "has forks") for number in range(3)],
+        ("used", "in use"),
+        ("behind it", "erased"),
+        ("behind", "erased"),
+    ]
 
 
 async def test_a_collection_can_be_cancelled_and_done_again():

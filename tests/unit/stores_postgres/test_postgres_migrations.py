@@ -121,3 +121,25 @@ async def test_two_schemas_of_a_database_know_nothing_of_each_other(database) ->
     assert await kept_secret(two, KEY) is None
     await one.aclose()
     await two.aclose()
+
+
+async def test_who_could_look_for_expired_sessions_still_can_when_the_tables_are_brought_forward(
+    database, owner
+) -> None:
+    await migrate(owner, "callbox", released()[:1])
+    plain = f"{database.name}_swept"
+    await database.execute(
+        f"CREATE ROLE {plain} LOGIN PASSWORD 'plain'",
+        f"GRANT USAGE ON SCHEMA callbox TO {plain}",
+        f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA callbox TO {plain}",
+    )
+    old = await asyncpg.connect(database.url, user=plain, password="plain")
+    older = "SELECT tenant, session FROM callbox.expired($1, $2)"  # as a callbox of version 1 asks
+    assert await old.fetch(older, 10.0, 10) == []
+    await migrate(owner, "callbox", released())
+    assert await old.fetch(older, 10.0, 10) == []
+    assert await old.fetch("SELECT * FROM callbox.expired($1, $2, $3, $4, $5)", 10.0, 10, 1.0, "a", "b") == []
+    await old.close()
+    public = "SELECT has_function_privilege('public', oid, 'EXECUTE') FROM pg_proc WHERE proname = 'expired'"
+    assert [row[0] for row in await owner.fetch(public)] == [False]
+    await database.execute(f"DROP OWNED BY {plain}", f"DROP ROLE {plain}")

@@ -65,11 +65,11 @@ async def test_nothing_is_written_into_another_tenant(raw) -> None:
             await raw.execute(insert)
 
 
-async def test_what_looks_across_tenants_returns_names_only(raw) -> None:
+async def test_what_looks_across_tenants_returns_names_and_ends_only(raw) -> None:
     rows = await raw.fetch("SELECT * FROM expired(10, 10)")
     assert [dict(row) for row in rows] == [
-        {"tenant": "acme", "session": "one"},
-        {"tenant": "bravo", "session": "one"},
+        {"tenant": "acme", "session": "one", "expires_at": 1.0},
+        {"tenant": "bravo", "session": "one", "expires_at": 1.0},
     ]
     assert await tenants(raw, "sessions") == []  # it leaves no door open
 

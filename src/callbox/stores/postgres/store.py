@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from callbox.stores.store import (
     EVENTS_READ_MAX,
     SESSIONS_LISTED_MAX,
     Event,
+    Expired,
     Lease,
     Loaded,
     NewEvent,
@@ -224,12 +226,16 @@ class PostgresStore:
         await self._forget()
         return verdict == "erased"
 
-    async def expired(self, now: float, *, limit: int = SESSIONS_LISTED_MAX) -> list[SessionKey]:
+    async def expired(
+        self, now: float, *, after: Expired | None = None, limit: int = SESSIONS_LISTED_MAX
+    ) -> list[Expired]:
         """See `Store.expired`."""
         limit = max(0, min(limit, SESSIONS_LISTED_MAX))
+        at, key = (-math.inf, SessionKey("", "")) if after is None else (after.expires_at, after.key)
+        query = "SELECT expires_at, tenant, session FROM expired($1, $2, $3, $4, $5)"
         async with (await self._ready()).use("look for expired sessions") as connection:
-            rows = await connection.fetch("SELECT tenant, session FROM expired($1, $2)", now, limit)
-        return [SessionKey(row[0], row[1]) for row in rows]
+            rows = await connection.fetch(query, now, limit, at, key.tenant, key.session)
+        return [Expired(row[0], SessionKey(row[1], row[2])) for row in rows]
 
     async def aclose(self) -> None:
         """See `Store.aclose`. Appends that wait are committed first."""

@@ -20,6 +20,7 @@ from callbox.stores.store import (
     EVENTS_READ_MAX,
     SESSIONS_LISTED_MAX,
     Event,
+    Expired,
     Lease,
     Loaded,
     NewEvent,
@@ -305,10 +306,12 @@ class RedisStore:
                 await self._pending.forget(key, life_of(info))
         return done
 
-    async def expired(self, now: float, *, limit: int = SESSIONS_LISTED_MAX) -> list[SessionKey]:
+    async def expired(
+        self, now: float, *, after: Expired | None = None, limit: int = SESSIONS_LISTED_MAX
+    ) -> list[Expired]:
         """See `Store.expired`."""
         await self.open()
-        return await self._inner.expired(now, limit=limit)
+        return await self._inner.expired(now, after=after, limit=limit)
 
     async def aclose(self) -> None:
         """See `Store.aclose`. Closes the inner store too; in interval mode what is pending is flushed first if it can

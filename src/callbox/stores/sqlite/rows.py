@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_args
 
 from callbox.errors import JournalDamaged
 from callbox.stores import rules
-from callbox.stores.store import Event, Parent, SessionInfo, SessionKey, Status
+from callbox.stores.store import Event, Expired, Parent, SessionInfo, SessionKey, Status
 
 RESTORE = "Restore the file from a backup."
 
@@ -27,8 +27,8 @@ HEAD = "SELECT id, fence, last_seq FROM sessions"
 HOLD = "SELECT id, fence, owner, ends_at, ttl_s FROM sessions"
 """Begins those for `hold`."""
 
-KEY = "SELECT tenant, session FROM sessions"
-"""Begins those for `key`."""
+EXPIRED = "SELECT expires_at, tenant, session FROM sessions"
+"""Begins those for `expired`."""
 
 EVENT = 'SELECT seq, kind, body, "key", at FROM events'
 """Begins those for `event`."""
@@ -49,7 +49,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "ends_at": (float,),
     "ttl_s": (float,),
 }
-_INFO, _HOLD, _KEY = (query.partition(" FROM ")[0].removeprefix("SELECT ").split(", ") for query in (INFO, HOLD, KEY))
+_INFO, _HOLD, _EXPIRED = (
+    query.partition(" FROM ")[0].removeprefix("SELECT ").split(", ") for query in (INFO, HOLD, EXPIRED)
+)
 _STATUSES = frozenset(get_args(Status))
 _INTEGER_MAX = 1 << 62  # above, counting on would leave what SQLite calls an integer
 
@@ -114,9 +116,10 @@ def event(row: Sequence[Any]) -> Event:
     return Event(seq, kind, body, key, at)
 
 
-def key(row: Sequence[Any]) -> SessionKey:
-    """A session's key, of a row of `KEY`."""
-    return SessionKey(*_checked(_KEY, row))
+def expired(row: Sequence[Any]) -> Expired:
+    """A session whose time is over, of a row of expires_at, tenant, session."""
+    at, tenant, session = _checked(_EXPIRED, row)
+    return Expired(at, SessionKey(tenant, session))
 
 
 def name(row: Sequence[Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -22,6 +23,7 @@ from callbox.stores.store import (
     EVENTS_READ_MAX,
     SESSIONS_LISTED_MAX,
     Event,
+    Expired,
     Lease,
     Loaded,
     NewEvent,
@@ -161,11 +163,17 @@ class SqliteStore:
         self._followers.appended((row_id,))
         return True
 
-    async def expired(self, now: float, *, limit: int = SESSIONS_LISTED_MAX) -> list[SessionKey]:
+    async def expired(
+        self, now: float, *, after: Expired | None = None, limit: int = SESSIONS_LISTED_MAX
+    ) -> list[Expired]:
         """See `Store.expired`."""
-        query = f"{rows.KEY} WHERE expires_at <= ? ORDER BY expires_at, tenant, session LIMIT ?"
-        found = await self._all(query, (now, max(0, min(limit, SESSIONS_LISTED_MAX))))
-        return [rows.key(row) for row in found]
+        at, key = (-math.inf, SessionKey("", "")) if after is None else (after.expires_at, after.key)
+        query = (
+            f"{rows.EXPIRED} WHERE expires_at <= ? AND (expires_at, tenant, session) > (?, ?, ?)"
+            " ORDER BY expires_at, tenant, session LIMIT ?"
+        )
+        values = (now, at, key.tenant, key.session, max(0, min(limit, SESSIONS_LISTED_MAX)))
+        return [rows.expired(row) for row in await self._all(query, values)]
 
     async def aclose(self) -> None:
         """See `Store.aclose`."""
