@@ -29,16 +29,13 @@ async def test_server_and_its_folder_are_gone_after_the_tests(made: str, killed:
     run = await asyncio.create_subprocess_exec(
         sys.executable, "-c", RUN.format(made=made), TESTS, stdin=PIPE, stdout=PIPE
     )
-    assert run.stdin is not None
     assert run.stdout is not None
     folder = Path((await run.stdout.readline()).decode().strip())
     assert folder.name.startswith("callbox-")
     assert len(users(folder)) >= 2  # the server, and who watches it
     if killed:
         run.kill()
-    else:
-        run.stdin.close()
-    await run.wait()
+    await run.communicate(b"")  # which closes its standard input
     if killed:
         await until(lambda: not folder.exists() and not users(folder))
     assert not folder.exists()
