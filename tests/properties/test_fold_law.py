@@ -33,7 +33,7 @@ def reply(draw: Any) -> Replied:
     text = draw(st.sampled_from(["", "Well."]))
     if not calls and not text:
         return Replied(message=None, opens=False)
-    return Replied(message=Message.assistant(text, calls), opens=bool(calls))
+    return Replied(message=Message.assistant(text, calls), opens=bool(calls), turn="T-_4" if calls else "")
 
 
 def choices(state: SessionState, inside: dict[int, bool], number: int, draw: Any) -> list[Entry]:

@@ -27,7 +27,7 @@ from callbox.policy.approval import Approval
 from callbox.providers.provider import Provider
 from callbox.sessions import browsing, portable, retention
 from callbox.sessions.coding import encode, keepable
-from callbox.sessions.entries import Answered, Asked, Began, Decided, Ended, Noted, Replied
+from callbox.sessions.entries import Answered, Asked, Began, Decided, Ended, Noted, Replied, turn_id
 from callbox.sessions.fold import OpenTurn, Placed, SessionState, fold_to_end
 from callbox.sessions.journal import LEASE_TTL_S, Journal, Writer
 from callbox.sessions.points import checked, nothing
@@ -122,7 +122,8 @@ class Session:
             prompt: What the person says.
             key: The caller's idempotency key for this prompt (a message id, say): said again with the same key, also
                 long after it was answered, the answer of then is returned and nothing is done. The key alone decides:
-                another prompt under it is not looked at.
+                another prompt under it is not looked at. A run that ended with ``"failed"`` goes on under its key as
+                long as it is the last one; later it is begun anew, unless it had run a tool.
             observer: Is told when calls start and finish.
 
         Returns:
@@ -145,6 +146,9 @@ class Session:
         async with self._writing() as writer:
             await self._live_on(writer)
             state = writer.state
+            last = state.run
+            if key is not None and last is not None and last.prompt_key == key and last.stop == "failed":
+                return await self._go_on(writer, observer)  # what it did stays done; nothing was answered
             if key is not None and key in state.answered:
                 return await self._answer_of_then(writer, *state.answered[key])
             if state.unfinished and state.run is not None:
@@ -192,7 +196,7 @@ class Session:
                 opens = loop.take(reply, [call for call, _ in prepared])
                 kept = loop.conversation.messages[before:]
                 message = loop.pending if opens else (kept[0] if kept else None)
-                said = Replied(message=message, opens=opens, usage=reply.usage)
+                said = Replied(message=message, opens=opens, turn=turn_id() if opens else "", usage=reply.usage)
                 writer.reach("reply.before")
                 if loop.stop is not None:  # its last words, and that they are
                     run = loop.result()

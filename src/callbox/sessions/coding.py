@@ -77,7 +77,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
             usage = entry.usage
             counts = [usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens]
             said = None if entry.message is None else _message(entry.message)
-            return {"m": said, "opens": entry.opens, "u": [*counts, usage.requests, usage.estimated]}
+            return {"m": said, "opens": entry.turn or entry.opens, "u": [*counts, usage.requests, usage.estimated]}
         case Answered():
             return _result(entry.result)
         case _:
@@ -93,7 +93,9 @@ def entry_from(kind: type[Entry], body: dict[str, Any]) -> Entry:
     if kind is Replied:
         said = body["m"]
         message = None if said is None else _message_from(said)
-        return Replied(message=message, opens=body["opens"], usage=Usage(*body["u"]))
+        opens = body["opens"]
+        turn = opens if isinstance(opens, str) else ""
+        return Replied(message=message, opens=bool(opens), turn=turn, usage=Usage(*body["u"]))
     if kind is Answered:
         return Answered(result=_result_from(body))
     make = cast("Callable[..., Entry]", kind)

@@ -5,6 +5,7 @@ An entry is written once and never changed. Its JSON has a version (`FORMAT`); r
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
@@ -38,11 +39,13 @@ class Replied:
     Attributes:
         message: As it is kept in the conversation, its calls as they were read; None: nothing is kept.
         opens: Its calls are to be run; the message enters the conversation together with their results.
+        turn: Then, what tells this turn from one that a fork or a copy of the session has at its place (`turn_id`).
     """
 
     kind: ClassVar[str] = "replied"
     message: Message | None
     opens: bool
+    turn: str = ""
     usage: Usage = NO_USAGE
 
 
@@ -125,6 +128,11 @@ Entry: TypeAlias = Began | Replied | Intended | Answered | Asked | Decided | End
 KINDS: dict[str, type[Entry]] = {
     each.kind: each for each in (Began, Replied, Intended, Answered, Asked, Decided, Ended, Rewound, Noted)
 }
+
+
+def turn_id() -> str:
+    """For `Replied.turn`: 48 random bits, which are enough among the copies of one run."""
+    return secrets.token_urlsafe(6)
 
 
 def unique_key(entry: Entry) -> str | None:

@@ -50,6 +50,7 @@ class OpenTurn:
     Attributes:
         message: The answer.
         seq: The answer's number in the journal.
+        id: Tells it from what a fork or a copy of the session has under this number.
         run: The run that it belongs to.
         results: By the call's id.
         intents: Calls that were about to run, by the call's id. Without a result, nobody knows what came of them.
@@ -59,6 +60,7 @@ class OpenTurn:
 
     message: Message
     seq: int
+    id: str
     run: str
     results: dict[str, ToolResult] = field(default_factory=dict[str, ToolResult])
     intents: dict[str, Intended] = field(default_factory=dict[str, Intended])
@@ -74,7 +76,7 @@ class OpenTurn:
 
     def key_of(self, call_id: str) -> str:
         """The idempotency key of a call: where it stands, so that it is the same whoever runs it, and of no other."""
-        return f"{self.run}.{self.seq}.{[call.id for call in self.message.calls].index(call_id)}"
+        return f"{self.run}.{self.seq}{self.id}.{[call.id for call in self.message.calls].index(call_id)}"
 
     def all_results(self) -> list[ToolResult]:
         """One result per call, in the model's order; only when none is missing."""
@@ -120,7 +122,7 @@ class SessionState:
         turn: Calls that are under way, or were when everything stopped.
         run: The run that is under way, or the last one.
         approvals: All that was ever asked, by id.
-        answered: What became of prompts that had an idempotency key: run, stop and output.
+        answered: What became of prompts that had an idempotency key, by it: run, stop and output.
         notes: What programs keep with it.
     """
 
@@ -183,7 +185,8 @@ class SessionState:
             case Ended() as entry:
                 run = self._running()
                 run.stop, run.output = entry.stop, entry.output
-                if run.prompt_key is not None:
+                # One that failed before it did anything is no answer: its prompt may be said again under its key.
+                if run.prompt_key is not None and (entry.stop != "failed" or run.calls):
                     self.answered[run.prompt_key] = (run.id, entry.stop, entry.output)
             case Noted() as entry:
                 self.notes.update(entry.values)
@@ -192,12 +195,15 @@ class SessionState:
 
     def _replied(self, entry: Replied) -> None:
         run = self._running()
+        if run.stop == "failed":  # said again under its key, it goes on
+            run.stop, run.output = None, ""
+            self.answered.pop(run.prompt_key or "", None)
         run.turns += 1
         run.usage = run.usage + entry.usage
         if entry.message is None:
             return
         if entry.opens:
-            self.turn = OpenTurn(entry.message, self.seq, run.id)
+            self.turn = OpenTurn(entry.message, self.seq, entry.turn, run.id)
             self._close_if_complete()
         else:
             self.messages.append(entry.message)
@@ -253,11 +259,11 @@ def fold(entries: Iterable[Placed], session: str) -> SessionState:
 
 def fold_to_end(entries: Iterable[Placed], session: str, run: str) -> SessionState:
     """The state at the end of a run, as far as it was not rewound."""
+    live, _ = effective(entries)
+    ends = [place for place, each in enumerate(live, 1) if isinstance(each.entry, Ended) and each.entry.run == run]
     state = SessionState()
-    for placed in effective(entries)[0]:
+    for placed in live[: ends[-1]] if ends else live:
         state.apply(placed, session)
-        if isinstance(placed.entry, Ended) and placed.entry.run == run:
-            break
     return state
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from callbox import Agent, errors, tool
+from callbox import Agent, CallContext, errors, tool
 from callbox.agents import recorder
 from callbox.calls.call import ToolCall
 from callbox.clock import SystemClock
@@ -67,6 +67,102 @@ async def test_the_key_of_a_rewound_run_is_free_and_a_fork_keeps_its_own(store):
     await session.rewind(last)
     assert (await session.run("Pay", key="m-1")).id != first.id
     assert (await fork.run("Pay", key="m-1")).id == first.id
+
+
+def locked(calls=()):
+    """A model that does not know us until the list is emptied: of the keys that are wrong."""
+    wrong = ["key"]
+
+    def say(messages):
+        asked = max(at for at, message in enumerate(messages) if message.role == "user")
+        answers = sum(message.role == "assistant" for message in messages[asked:])
+        if answers < len(calls):
+            return [calls[answers]]
+        if wrong:
+            raise errors.ProviderAuthError("Not with this key.")
+        return "Fine."
+
+    return Scripted(say), wrong
+
+
+async def test_a_failed_run_goes_on_under_its_key_and_does_nothing_twice(store):
+    paid = []
+
+    @tool
+    async def pay(n: int) -> str:
+        """Pay."""
+        paid.append(n)
+        return "paid"
+
+    model, wrong = locked([call("pay", n=5)])
+    session = Agent(model=model, tools=[pay], store=store).session("s")
+    for _ in range(2):
+        with pytest.raises(errors.ProviderAuthError) as failed:
+            await session.run("Pay 5", key="m-1")
+    assert (await session.resume()).stop == "failed"
+    wrong.clear()
+    run = await session.run("Pay 5", key="m-1")
+    assert (run.id, run.stop, run.output, paid) == (failed.value.run.id, "done", "Fine.", [5])
+    assert [message.role for message in run.messages] == ["user", "assistant", "tool", "assistant"]
+    again = await session.run("Pay 5", key="m-1")
+    assert (again.id, again.output, paid) == (run.id, "Fine.", [5])
+    await session.run("Hello")
+    assert (await session.run("Pay 5", key="m-1")).output == "Fine."
+
+
+async def test_prompts_of_a_time_without_a_valid_key_are_all_answered_later(store):
+    model, wrong = locked()
+    session = Agent(model=model, store=store).session("s")
+    for n in range(3):
+        with pytest.raises(errors.ProviderAuthError):
+            await session.run(f"Message {n}", key=str(n))
+    wrong.clear()
+    runs = [await session.run(f"Message {n}", key=str(n)) for n in range(3)]
+    assert [run.output for run in runs] == ["Fine."] * 3
+    assert [(await session.run("?", key=str(n))).id for n in range(3)] == [run.id for run in runs]
+
+
+async def test_a_failed_run_that_did_something_is_not_begun_anew_once_others_were(store):
+    paid = []
+
+    @tool
+    async def pay(n: int) -> str:
+        """Pay."""
+        paid.append(n)
+        return "paid"
+
+    model, wrong = locked([call("pay", n=5)])
+    session = Agent(model=model, tools=[pay], store=store).session("s")
+    with pytest.raises(errors.ProviderAuthError):
+        await session.run("Pay 5", key="m-1")
+    wrong.clear()
+    await session.run("And again 5")
+    assert (await session.run("Pay 5", key="m-1")).stop == "failed"
+    assert paid == [5, 5]
+
+
+@pytest.mark.parametrize("copied", ["forked", "imported"])
+async def test_calls_of_a_copied_run_have_keys_of_their_own(store, copied):
+    keys = []
+
+    @tool(idempotent=True)
+    async def put(name: str, context: CallContext) -> str:
+        """Put."""
+        keys.append((name, context.idempotency_key))
+        return "there"
+
+    def agent(name):
+        return Agent(model=script([call("put", name=name)], "Fine."), tools=[put], store=store)
+
+    await die(agent("parent").session("s", reach=dying("reply.before")), "Put it")
+    if copied == "forked":
+        await agent("copy").session("s").fork("t")
+    else:
+        await agent("copy").import_session(await agent("copy").session("s").export(), "t")
+    await agent("parent").session("s").resume()
+    await agent("copy").session("t").resume()
+    assert [name for name, _ in keys] == ["parent", "copy"]
+    assert len({key for _, key in keys}) == 2
 
 
 @pytest.mark.parametrize(
