@@ -1,7 +1,8 @@
 """Opening a session of 200 messages: CPU and wall time until its messages are there, in a new process and a new agent.
 
-The first time of a process imports what reading needs (the agent and its tools are imported before); later times have a
-new agent and new connections. Peers: `get_tuple` with a saver of its own every time. ``python load.py --peers PYTHON``
+The first time of a process imports what reading needs; later times have a new agent and new connections. Neither an
+agent nor a graph is made while the clock runs. Peers: a saver of its own and `get_tuple` every time.
+``python load.py --peers PYTHON``
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from callbox import Agent, ToolCall, ToolResult, tool
 from callbox.messages import Message, Text, Usage
 from callbox.providers.scripted import Scripted
 from callbox.sessions.coding import encode
-from callbox.sessions.entries import Answered, Began, Ended, Entry, Intended, Replied
+from callbox.sessions.entries import Answered, Began, Ended, Entry, Intended, Replied, turn_id
 from callbox.sessions.journal import Journal
 from callbox.sessions.sealing import Sealer, new_secret
 from callbox.stores.opening import open_store
@@ -54,7 +54,7 @@ def call_entries(seed: str) -> tuple[Replied, Intended, Answered]:
     said = Message("assistant", (call,))
     answer = ToolResult(call.id, NAME, result(seed), duration_ms=1.5, attempts=1)
     return (
-        Replied(message=said, opens=True, usage=USAGE),
+        Replied(message=said, opens=True, turn=turn_id(), usage=USAGE),
         Intended(call=call.id, version="0123456789abcdef"),
         Answered(result=answer),
     )
@@ -112,7 +112,7 @@ async def step_journal(store: Store, history: int, marks: Marks) -> None:
         async with journal.writing() as writer:
             # One answer of the model with all calls, so that what is measured is nothing but intents and outcomes.
             said = Message("assistant", tuple([part for each in prepared for part in each[0].message.content]))
-            opening = Replied(message=said, opens=True, usage=USAGE)
+            opening = Replied(message=said, opens=True, turn=turn_id(), usage=USAGE)
             await writer.write(Began(run="run_1", prompt=(Message.user(QUESTION),)), opening)
             for _, intent, answer in prepared:
                 marks.hit()
@@ -178,12 +178,11 @@ async def calls(url: str, count: int, sizes: Sequence[int]) -> Any:
 
 
 async def load(url: str, times: int) -> Any:
-    """Messages of the session ``filled``, every time in a new agent with a store of its own."""
+    """Messages of the session ``filled``, every time of a new agent with a store of its own, which connects then."""
     figures: list[tuple[float, float]] = []
-    agent_of("memory", 0, "", None, (0, 0))  # the first tool of a process imports what makes schemas
     for _ in range(times):
-        cpu, wall = time.process_time(), time.perf_counter()
         agent = agent_of(url, 0, "", None, (0, 0))
+        cpu, wall = time.process_time(), time.perf_counter()
         messages = await agent.session("filled").messages()
         figures.append(((time.process_time() - cpu) * 1e3, (time.perf_counter() - wall) * 1e3))
         assert len(messages) >= 200, len(messages)
