@@ -16,7 +16,7 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from callbox.errors import GuestProtocolError, SandboxError, SandboxLost, SnapshotRefused
 from callbox.sandboxes.driver import SAVED_MARK, MachineSpec, Usage
@@ -31,6 +31,8 @@ from callbox.sandboxes.qemu.process import AGENT_SOCKET, CONTROL_SOCKET, LOG_FIL
 from callbox.sandboxes.qemu.qmp import EventData, Qmp, connect_unix
 
 _log = logging.getLogger("callbox.sandboxes.qemu")
+
+_Made = TypeVar("_Made")
 
 DEVICE_FILE = "device"
 RECORD_FILE = "machine.json"
@@ -80,7 +82,7 @@ class QemuMachine:
         """
         place, machine_id = what.spec.place, what.spec.machine_id
         try:
-            child = await asyncio.to_thread(start, what)
+            child = await _in_thread(lambda: start(what))
             try:
                 control = await Qmp.connect(place / "run" / CONTROL_SOCKET)
             except SandboxError as error:
@@ -399,11 +401,11 @@ async def _migration_error(control: Qmp) -> str:
     return "it ended"
 
 
-async def _in_thread(work: Callable[[], object]) -> None:
-    """Run blocking work to its end even if we are cancelled: its files are closed after it, never under it."""
+async def _in_thread(work: Callable[[], _Made]) -> _Made:
+    """Run blocking work to its end even if we are cancelled: what it uses is closed after it, what it makes is known."""
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
