@@ -31,12 +31,18 @@ def new_secret() -> bytes:
 
 
 class Sealer:
-    """AES-256-GCM. A body belongs to its place: moved to another session, number or kind, it does not open."""
+    """AES-256-GCM. A body belongs to its place: moved to another session, number or kind, it does not open.
+
+    Raises:
+        JournalDamaged: The secret is not one of `new_secret`.
+    """
 
     def __init__(self, key: SessionKey, secret: bytes) -> None:
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+        if len(secret) != SECRET_BYTES:
+            raise JournalDamaged("The session's secret is none.", hint="Restore the store from a backup.")
         self._cipher: AESGCM = AESGCM(secret)
         # TypeError: a damaged file's body is a number.
         self._damaged = (InvalidTag, ValueError, TypeError, zlib.error)
