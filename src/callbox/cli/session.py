@@ -206,7 +206,7 @@ def import_session(
     async def work() -> None:
         document = portable.read_document(read_source(file))
         check_key(SessionKey(tenant, document.session if as_id is None else as_id))
-        async with opened(store) as kept:
+        async with opened(store, create=True) as kept:
             key = await portable.import_session(kept, tenant, document, session_id=as_id)
             info = await _info(kept, key)
         if as_json:

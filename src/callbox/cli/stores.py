@@ -48,10 +48,10 @@ def front(
 
 
 @asynccontextmanager
-async def opened(url: str | None) -> AsyncGenerator[Store]:
-    """The store, for as long as a command needs it."""
+async def opened(url: str | None, *, create: bool = False) -> AsyncGenerator[Store]:
+    """The store, for as long as a command needs it. A mistyped URL is an error, not a new store."""
     cache, durability = _FRONT.get()
-    store = open_sessions(url or None, cache=cache, durability=cast("Durability", durability))
+    store = open_sessions(url or None, cache=cache, durability=cast("Durability", durability), create=create)
     try:
         yield store
     finally:

@@ -13,7 +13,9 @@ Durability: TypeAlias = Literal["sync", "interval"]
 _KNOWN = 'Use "memory", "sqlite:///file.db", "sqlite:////absolute/file.db" or "postgresql://user@host/database".'
 
 
-def open_store(where: str | Store | None, *, cache: str | None = None, durability: Durability = "sync") -> Store:
+def open_store(
+    where: str | Store | None, *, cache: str | None = None, durability: Durability = "sync", create: bool = True
+) -> Store:
     """Make the store that a URL names. It connects when it is first used.
 
     Args:
@@ -22,6 +24,8 @@ def open_store(where: str | Store | None, *, cache: str | None = None, durabilit
         cache: ``"redis://..."``: a Redis server in front of it.
         durability: ``"sync"``: an append returns when the store has it. ``"interval"``: when Redis has it; the
             store has it a little later.
+        create: False: for who only looks at what is there. A file or tables that are not there are not made, but a
+            `ConfigurationError` at the first use.
 
     Raises:
         ConfigurationError: An unknown URL, a package that is not installed, options that do not go together. URLs are
@@ -36,11 +40,11 @@ def open_store(where: str | Store | None, *, cache: str | None = None, durabilit
         )
     if cache is not None and _scheme(cache) not in ("redis", "rediss", "unix"):
         raise ConfigurationError("A cache is a Redis server.", hint='Give cache="redis://host:6379/0".')
-    store = _named(where) if where is None or isinstance(where, str) else where
+    store = _named(where, create=create) if where is None or isinstance(where, str) else where
     return store if cache is None else _cached(store, cache, durability)
 
 
-def _named(where: str | None) -> Store:
+def _named(where: str | None, *, create: bool) -> Store:
     if where is None or where in ("memory", "memory://"):
         from callbox.stores.memory import MemoryStore
 
@@ -49,13 +53,13 @@ def _named(where: str | None) -> Store:
     if scheme == "sqlite":
         from callbox.stores.sqlite.store import SqliteStore
 
-        return SqliteStore(_path(where))
+        return SqliteStore(_path(where), create=create)
     if scheme in ("postgresql", "postgres"):
         try:
             from callbox.stores.postgres.store import PostgresStore
         except ModuleNotFoundError as error:
             raise _missing(error, "asyncpg", "postgres") from error
-        return PostgresStore(where)
+        return PostgresStore(where, create=create)
     raise ConfigurationError(
         f"There is no store of kind {scheme!r}." if scheme else "The store's name is not a URL.", hint=_KNOWN
     )

@@ -58,7 +58,6 @@ def say(url, name, prompt, *turns, **options):
 
 
 def test_sessions_are_listed(url):
-    assert "No sessions" in ask("session", "ls")
     say(url, "a", "Pay 5", *PAY, ttl_s=3_700)
     say(url, "b", "Refund", *REFUND)
     shown = ask("session", "ls")
@@ -248,6 +247,40 @@ def test_the_default_store_is_that_of_an_agent(tmp_path, monkeypatch):
     say(None, "mine", "Hello", "Hello.")
     assert [each["session"] for each in ask_json("session", "ls")] == ["mine"]
     assert (tmp_path / "home" / "sessions.db").exists()
+
+
+LOOKS = {
+    "session ls": "No sessions",
+    "session show a": "session_not_found",
+    "session tail a": "session_not_found",
+    "session fork a b": "session_not_found",
+    "session rewind a 1": "session_not_found",
+    "session export a": "session_not_found",
+    "session erase a --yes": "session_not_found",
+    "session gc": "erased 0",
+    "approvals ls": "Nothing waits",
+    "approvals show apr_1": "No session waits",
+    "approvals approve apr_1": "No session waits",
+    "approvals refuse apr_1": "No session waits",
+}
+
+
+@pytest.mark.parametrize("command", LOOKS)
+def test_who_only_looks_makes_no_store(command, tmp_path, monkeypatch):
+    mistyped = f"sqlite:///{tmp_path}/not/there.db"
+    assert "There is no file" in ask(*command.split(), "--store", mistyped, code=2)
+    monkeypatch.delenv("CALLBOX_STORE")  # nobody said where, and nothing was ever kept there
+    result = CliRunner().invoke(app, command.split(), env={"COLUMNS": "200"})
+    assert LOOKS[command] in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_imported_makes_its_store(url, tmp_path):
+    say(url, "a", "Pay 5", *PAY)
+    ask("session", "export", "a", str(tmp_path / "a.json"))
+    other = f"sqlite:///{tmp_path}/other/store.db"
+    ask("session", "import", str(tmp_path / "a.json"), "--store", other)
+    assert [each["session"] for each in ask_json("session", "ls", "--store", other)] == ["a"]
 
 
 def test_a_wrong_store_is_a_wrong_use():

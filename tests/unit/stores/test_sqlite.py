@@ -357,6 +357,16 @@ async def test_the_files_of_others_are_left_alone(tmp_path: Path) -> None:
     assert sqlite3.connect(foreign).execute("SELECT name FROM sqlite_schema").fetchall() == [("theirs",)]
 
 
+async def test_a_file_that_must_be_there_is_not_made(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "not" / "there.db", create=False)
+    with pytest.raises(ConfigurationError, match="no file"):
+        await store.create(new_key(), b"s")
+    with pytest.raises(ConfigurationError, match="no file"):
+        await store.info(new_key())
+    assert list(tmp_path.iterdir()) == []
+    await store.aclose()
+
+
 async def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = SqliteStore(tmp_path / "file" / "store.db")

@@ -8,7 +8,8 @@ import sys
 import asyncpg
 import pytest
 
-from callbox.errors import JournalDamaged, StoreError
+from callbox.errors import ConfigurationError, JournalDamaged, StoreError
+from callbox.stores.opening import open_store
 from callbox.stores.postgres.migrations import migrate, released
 from callbox.stores.postgres.store import PostgresStore
 from callbox.stores.store import Lease, NewEvent, SessionKey
@@ -44,6 +45,16 @@ async def owner(database):
 async def test_an_empty_database_gets_all_versions_once(owner) -> None:
     assert await migrate(owner, "callbox", released()) == len(released())
     assert await migrate(owner, "callbox", released()) == 0
+
+
+async def test_who_only_looks_makes_no_tables(database, owner) -> None:
+    looking = open_store(database.url, create=False)
+    with pytest.raises(ConfigurationError, match="no schema callbox"):
+        await looking.sessions("acme")
+    assert not await owner.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname = 'callbox'")
+    await migrate(owner, "callbox", released())
+    assert await looking.sessions("acme") == []
+    await looking.aclose()
 
 
 async def test_of_processes_that_start_together_one_migrates(database) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
-from callbox.errors import JournalDamaged, StoreError
+from callbox.errors import ConfigurationError, JournalDamaged, StoreError
 from callbox.stores.postgres.connections import Connection
 
 
@@ -22,7 +22,9 @@ def released() -> tuple[str, ...]:
     return tuple((folder / name).read_text() for name in names)
 
 
-async def migrate(connection: Connection, schema: str, versions: tuple[str, ...], *, allowed: bool = True) -> int:
+async def migrate(
+    connection: Connection, schema: str, versions: tuple[str, ...], *, allowed: bool = True, create: bool = True
+) -> int:
     """Bring a database to the newest of `versions`. Several processes may try at the same time.
 
     Args:
@@ -30,12 +32,14 @@ async def migrate(connection: Connection, schema: str, versions: tuple[str, ...]
         schema: Its name, made of letters, digits and ``_``; nothing is quoted here.
         versions: See `released`.
         allowed: False: only look.
+        create: False: only what is there is brought forward.
 
     Returns:
         How many versions were applied.
 
     Raises:
         JournalDamaged: The database was made by a newer callbox.
+        ConfigurationError: There is nothing in it, and nothing may be made.
         StoreError: It is older, and that may not be changed.
     """
     there = await _version(connection, schema)
@@ -43,6 +47,11 @@ async def migrate(connection: Connection, schema: str, versions: tuple[str, ...]
         return 0
     if there > len(versions):
         raise _newer(there, len(versions))
+    if not there and not create:
+        raise ConfigurationError(
+            f"The database has no sessions: there is no schema {schema}.",
+            hint="Look at the store's URL; an agent's first run makes it.",
+        )
     if not allowed:
         raise StoreError(
             f"The tables are of version {there}, and this callbox needs {len(versions)}.",

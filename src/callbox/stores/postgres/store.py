@@ -58,6 +58,7 @@ class PostgresStore:
         connections_max: That this process opens at most; one more while somebody follows.
         migrate: Whether the first call may create tables and bring them to this version. False if the role may not:
             then `migrate` is run once by the role that owns them.
+        create: False: a database that has no tables yet gets none, but a `ConfigurationError` at the first call.
         connect_s: Seconds to open a connection.
         command_s: Seconds for one statement; then `StoreUnavailable`.
         lock_s: Seconds that a statement waits for somebody else's lock; then `StoreUnavailable`.
@@ -73,6 +74,7 @@ class PostgresStore:
         schema: str = "callbox",
         connections_max: int = 4,
         migrate: bool = True,
+        create: bool = True,
         connect_s: float = 10.0,
         command_s: float = 30.0,
         lock_s: float = 10.0,
@@ -81,6 +83,7 @@ class PostgresStore:
         self._schema = schema
         self._connections_max = connections_max
         self._may_migrate = migrate
+        self._may_create = create
         self._connect_s, self._command_s, self._lock_s = connect_s, command_s, lock_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -283,7 +286,13 @@ class PostgresStore:
             async with self._opening:
                 if not self._is_ready:
                     async with connections.use("prepare its tables") as connection:
-                        await migrate(connection, self._schema, released(), allowed=self._may_migrate)
+                        await migrate(
+                            connection,
+                            self._schema,
+                            released(),
+                            allowed=self._may_migrate,
+                            create=self._may_create,
+                        )
                     await self._forget()  # somebody was stopped between the two steps of an erasure
                     self._is_ready = True
         return connections

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from callbox.errors import JournalDamaged, StoreError, StoreUnavailable
+from callbox.errors import ConfigurationError, JournalDamaged, StoreError, StoreUnavailable
 from callbox.stores.sqlite import rows
 from callbox.stores.sqlite.schema import migrate
 
@@ -39,19 +39,26 @@ _UNAVAILABLE = {
 }
 
 
-def connect(path: Path, *, busy_timeout_s: float, scrub: bool = False) -> sqlite3.Connection:
+def connect(path: Path, *, busy_timeout_s: float, scrub: bool = False, create: bool = True) -> sqlite3.Connection:
     """Open or make a file, bring its schema up to date, and set what a store rests on.
 
     Args:
         path: The file. It is made with its folder, for this user alone: it holds the sessions' secrets.
         busy_timeout_s: How long to wait for other processes' locks.
         scrub: Finish an erasure that a crash cut short.
+        create: False: it must be there.
 
     Raises:
+        ConfigurationError: It must be there, and is not.
         StoreError: See `schema.migrate`.
         sqlite3.Error, OSError: See `translated`.
     """
-    _make(path)
+    if create:
+        _make(path)
+    elif not path.exists():
+        raise ConfigurationError(
+            f"There is no file {path}.", hint="Look at the store's URL; an agent's first run makes it."
+        )
     db = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
         for pragma in ("secure_delete = ON", "foreign_keys = ON", "temp_store = MEMORY"):

@@ -52,16 +52,25 @@ class SqliteStore:
         path: The file; made with its folder if it is not there, readable by this user only. It must be on a local disk.
         clock: Where expiry and leases read the time.
         busy_timeout_s: How long to wait for another process's lock.
+        create: False: a file that is not there is not made, but a `ConfigurationError` in any method.
 
     Nothing is opened before the first use. Errors of opening, in any method: `StoreError` for a file of a newer
     callbox or of another program, `JournalDamaged` for one that is no database, `StoreUnavailable` for the rest.
     """
 
-    def __init__(self, path: str | Path, *, clock: Clock | None = None, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        clock: Clock | None = None,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        create: bool = True,
+    ) -> None:
         self._path = Path(path).absolute()
         self._clock = clock or SystemClock()
         self._busy_timeout_s = busy_timeout_s
-        self._writer = Writer(self._path, self._clock, busy_timeout_s)
+        self._create = create
+        self._writer = Writer(self._path, self._clock, busy_timeout_s, create=create)
         self._readers = ThreadPoolExecutor(READERS_MAX, thread_name_prefix="callbox-sqlite-reader")
         self._of_thread = threading.local()
         self._lock = threading.Lock()
@@ -214,7 +223,7 @@ class SqliteStore:
         return run(db, *values)
 
     def _connect(self) -> sqlite3.Connection:
-        return connect(self._path, busy_timeout_s=self._busy_timeout_s)
+        return connect(self._path, busy_timeout_s=self._busy_timeout_s, create=self._create)
 
     def _describe(self, row: Sequence[Any]) -> SessionInfo:
         return rows.describe(row, self._clock.wall())

@@ -58,12 +58,14 @@ class Writer:
         path: The database.
         clock: Where writes read the time.
         busy_timeout_s: How long to wait for other processes' locks.
+        create: Whether the file is made if it is not there.
     """
 
-    def __init__(self, path: Path, clock: Clock, busy_timeout_s: float) -> None:
+    def __init__(self, path: Path, clock: Clock, busy_timeout_s: float, *, create: bool = True) -> None:
         self._path = path
         self._clock = clock
         self._busy_timeout_s = busy_timeout_s
+        self._create = create
         self._queue: SimpleQueue[Write | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -162,7 +164,7 @@ class Writer:
 
     def _connected(self) -> sqlite3.Connection:
         if self._db is None:
-            self._db = connect(self._path, busy_timeout_s=self._busy_timeout_s, scrub=True)
+            self._db = connect(self._path, busy_timeout_s=self._busy_timeout_s, scrub=True, create=self._create)
         return self._db
 
     def _commit(self, db: sqlite3.Connection, batch: list[Write]) -> None:
