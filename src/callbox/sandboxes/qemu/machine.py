@@ -402,7 +402,7 @@ async def _migration_error(control: Qmp) -> str:
 
 
 async def _in_thread(work: Callable[[], _Made]) -> _Made:
-    """Run blocking work to its end even if we are cancelled: what it uses is closed after it, what it makes is known."""
+    """Run blocking work to its end even if we are cancelled: what it uses is closed after it, what it makes known."""
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(task)
