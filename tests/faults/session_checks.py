@@ -120,13 +120,13 @@ def _approvals(placed: list[Placed]) -> list[str]:
 
 def _begun(placed: list[Placed]) -> Iterator[tuple[str, Intended]]:
     """Every intent with the idempotency key that its tool was given: where its call stands."""
-    run, turn, calls = "", 0, []
+    run, turn, calls = "", "", []
     for each in placed:
         match each.entry:
             case Began(run=run):
                 pass
-            case Replied(message=message, opens=True) if message is not None:
-                turn, calls = each.seq, [call.id for call in message.calls]
+            case Replied(message=message, opens=True) as reply if message is not None:
+                turn, calls = f"{each.seq}{reply.turn}", [call.id for call in message.calls]
             case Intended(call=call) as entry:
                 yield f"{run}.{turn}.{calls.index(call)}", entry
 
