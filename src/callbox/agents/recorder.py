@@ -74,6 +74,19 @@ class SessionRecorder:
         self._writer.reach("approval.after")
         return "pending", ""
 
+    def refusal(self, call: ToolCall, tool: Tool) -> str | None:
+        """See `Recorder.refusal`. A no holds for this call as it was asked for, and for its like in the same run."""
+        state = self._writer.state
+        if state.run is None or not state.run.refused:
+            return None
+        asked = self._turn().asked.get(call.id, "")
+        if asked in state.approvals and state.approvals[asked].approved:
+            return None  # asked anew after a no
+        for known in [state.approvals[each] for each in state.run.refused.values()]:
+            if known.id == asked or (known.tool == tool.name and known.arguments == call.arguments):
+                return _refusal(known)
+        return None
+
     async def intent(self, call: ToolCall, tool: Tool) -> str:
         """See `Recorder.intent`."""
         turn = self._turn()

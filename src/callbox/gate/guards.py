@@ -37,7 +37,8 @@ class Guards:
     def concern(self, passage: Passage) -> bool:
         """There is anything to ask about this call at all."""
         tool = passage.tool
-        return bool(tool.checks or tool.scopes or self._policy is not None or tool.approval == "always")
+        rules = tool.checks or tool.scopes or self._policy is not None or tool.approval == "always"
+        return bool(rules) or _said_no(passage) is not None
 
     async def refusal(self, passage: Passage) -> CallError | None:
         """Why this call may not run, or None."""
@@ -87,6 +88,10 @@ class Guards:
             return feedback.denied(decision.reason)
         if isinstance(decision, Allow) and tool.approval == "always":
             decision = Ask(f"Every call of {tool.name} needs a person's approval.")
+        durably = self._approver is None and isinstance(decision, Ask)  # what a person said is looked for there
+        # An attacker would have the question dropped, or somebody else asked, after a person has said no.
+        if not durably and (said := _said_no(passage)) is not None:
+            return feedback.approval_refused(said)
         return await self._approve(passage, decision) if isinstance(decision, Ask) else None
 
     def _decide(self, policy: Policy, passage: Passage) -> Decision:
@@ -144,6 +149,10 @@ class Guards:
         # Like sync tools, sync guards run in a thread: one that asks a database must not stop everybody else.
         answer = function(*args, **kwargs) if is_async else await self._threads.run(lambda: function(*args, **kwargs))
         return await answer if inspect.isawaitable(answer) else answer
+
+
+def _said_no(passage: Passage) -> str | None:
+    return None if passage.recorder is None else passage.recorder.refusal(passage.call, passage.tool)
 
 
 def _broken_check(passage: Passage, error: BaseException) -> CallError:

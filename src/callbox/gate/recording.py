@@ -23,6 +23,10 @@ class Recorder(Protocol):
         """Look for a person's decision on this very call, or write down that one is needed; and what they said."""
         ...
 
+    def refusal(self, call: ToolCall, tool: Tool) -> str | None:
+        """What a person said when they refused this call, whether or not anything asks for it now; None: nobody did."""
+        ...
+
     async def intent(self, call: ToolCall, tool: Tool) -> str:
         """Write down that the call is about to run. Durable on return.
 

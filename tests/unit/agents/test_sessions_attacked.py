@@ -157,14 +157,66 @@ async def test_parent_and_fork_do_not_share_a_yes(refunds, store, decided):
     assert refunds.paid == [9, 9]
 
 
+class Versioned:
+    """A policy that asks, in its own version."""
+
+    def __init__(self, version):
+        self.version = version
+
+    def decide(self, question):
+        return Ask()
+
+
+def lenient(store, paid, *turns, policy=None, **options):
+    """A session whose tool `refund` needs nobody's approval, unless the policy says so."""
+
+    @tool
+    async def refund(amount: int) -> str:
+        """Refund an amount."""
+        paid.append(amount)
+        return "refunded"
+
+    return Agent(model=script(*turns), tools=[refund], policy=policy, store=store, **options).session("s")
+
+
+@pytest.mark.parametrize("dropped", ["approval=", "the policy's question", "for an approver"])
+async def test_a_no_holds_when_nothing_asks_any_more(refunds, store, dropped):
+    turns = (*[[call("refund", each, amount=amount)] for each, amount in (("a", 9), ("b", 9), ("c", 8))], "Done.")
+    asks = Versioned("1")
+    first = refunds.session(store, *turns)
+    if dropped != "approval=":
+        first = lenient(store, refunds.paid, *turns, policy=asks)
+    run = await first.run("Refund 9")
+    await first.refuse(run.approvals[0].id, by="kim", note="too much")
+    options = {"policy": asks, "approver": lambda *_: True} if dropped == "for an approver" else {}
+    run = await lenient(store, refunds.paid, *turns, **options).resume()
+    codes = [result.error.code if result.error else None for result in run.results]
+    assert codes == ["approval_refused", "approval_refused", None], "the call, its like, and another one"
+    assert "too much" in run.results[0].content
+    assert refunds.paid == [8]
+
+
+async def test_a_yes_after_a_no_to_an_older_tool_counts(refunds, store):
+    turns = ([call("refund", amount=9)], "Done.")
+    session = refunds.session(store, *turns)
+    await session.refuse((await session.run("Refund 9")).approvals[0].id, by="kim")
+    session = lenient(store, refunds.paid, *turns, policy=Versioned("2"))
+    await session.approve((await session.resume()).approvals[0].id, by="kim")
+    run = await lenient(store, refunds.paid, *turns).resume()
+    assert (run.stop, refunds.paid) == ("done", [9])
+
+
+async def test_a_question_that_nothing_asks_any_more_is_void(refunds, store):
+    turns = ([call("refund", amount=9)], "Done.")
+    session = refunds.session(store, *turns)
+    first = (await session.run("Refund 9")).approvals[0]
+    run = await lenient(store, refunds.paid, *turns).resume()
+    assert (run.stop, refunds.paid) == ("done", [9])
+    with pytest.raises(errors.ApprovalError, match="Nothing waits"):
+        await session.refuse(first.id, by="kim")
+
+
 async def test_a_changed_policy_voids_an_approval(refunds, store):
-    class Versioned:
-        def __init__(self, version):
-            self.version = version
-
-        def decide(self, question):
-            return Ask()
-
     turns = ([call("refund", amount=9)], "Done.")
     session = refunds.session(store, *turns, policy=Versioned("1"))
     first = (await session.run("Refund 9")).approvals[0]
