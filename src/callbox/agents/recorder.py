@@ -40,6 +40,11 @@ class SessionRecorder:
         self._paused = False
 
     @property
+    def life(self) -> str:
+        """See `Recorder.life`."""
+        return self._writer.life
+
+    @property
     def paused(self) -> bool:
         """See `Recorder.paused`."""
         return self._paused

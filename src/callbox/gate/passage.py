@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, cast
 
 from callbox.calls.call import ToolCall, ToolResult
@@ -48,6 +49,17 @@ def is_our_cancellation(error: BaseException) -> bool:
     """Somebody cancels our own task. A tool or a guard that raises CancelledError by itself has only failed."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and (task is None or bool(task.cancelling()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionContext(CallContext):
+    """What a runner may know of a call in a durable session.
+
+    Attributes:
+        life: See `Recorder.life`. Not of the caller, who names sessions as he likes.
+    """
+
+    life: str = field(repr=False)
 
 
 class Attempt:
@@ -103,7 +115,9 @@ class Passage:
         """What the tool may know."""
         call, caller, budget = self.call, self.caller, self.budget
         deadline = time.monotonic() + attempt.timeout_s
-        return CallContext(
+        recorder = self.recorder
+        kind = CallContext if recorder is None else partial(SessionContext, life=recorder.life)
+        return kind(
             call_id=call.id,
             tool=call.name,
             idempotency_key=key,

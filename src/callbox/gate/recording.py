@@ -15,6 +15,11 @@ class Recorder(Protocol):
     """Writes down what happens to the calls of one turn. What it raises ends the turn: nothing runs unrecorded."""
 
     @property
+    def life(self) -> str:
+        """Names what a runner keeps of the session: no other one, before or after it or elsewhere, has the same."""
+        ...
+
+    @property
     def paused(self) -> bool:
         """A call waits for a person. No further call of this turn begins, and the turn has no results yet."""
         ...

@@ -228,6 +228,11 @@ class Writer:
         self._failed: BaseException | None = None
         self._renewing = asyncio.create_task(self._renew())
 
+    @property
+    def life(self) -> str:
+        """See `sealing.life_of`."""
+        return self._sealer.life
+
     async def write(self, *entries: Entry) -> None:
         """Append entries, together. They are durable, and in `state`, when this returns.
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from callbox.errors import ConfigurationError, SessionHasForks
+from callbox.errors import ConfigurationError, JournalDamaged, SandboxError, SessionHasForks
+from callbox.sessions.sealing import life_of
 from callbox.stores.rules import has_forks
 from callbox.stores.store import SESSIONS_LISTED_MAX, Expired, SessionKey, Store, is_dead
+
+_LOG = logging.getLogger("callbox.sessions")
 
 Fate: TypeAlias = Literal["erased", "in use", "has forks"]
 
@@ -40,17 +44,39 @@ def check_ttl(ttl_s: float | None) -> None:
 async def erase(store: Store, key: SessionKey) -> bool:
     """Forget a session: its journal, and the sandboxes of this host that hold state of it. False if there was none.
 
+    One that the store cannot read is forgotten, too; its sandboxes cannot be found then, and end by their `ttl_idle_s`.
+
     Raises:
         SessionHasForks: Others share its entries; erase them first. Nothing was erased.
         SandboxError: A sandbox of it could not be deleted. The session is still there: erase it again.
     """
     if await store.forks(key):
         raise has_forks(key)
-    from callbox.gate.runners.sandbox import delete_session_sandboxes
+    life = await _life(store, key)
+    if life is None:
+        return await store.erase(key)
+    from callbox.gate.runners.sandbox import delete_marked_sandboxes, life_mark
 
+    mark = life_mark(life)
     # The sandboxes first: if we die in between, the session is still there to find them by.
-    await delete_session_sandboxes(key.tenant, key.session)
-    return await store.erase(key)
+    await delete_marked_sandboxes(mark)
+    erased = await store.erase(key)
+    # And again: a run that had written its intent may have made one meanwhile. One that is made later still holds
+    # what no session will ever find, since the next of this id has another life, and ends by its `ttl_idle_s`.
+    try:
+        await delete_marked_sandboxes(mark)
+    except SandboxError as error:
+        _LOG.warning("Sandboxes of an erased session could not be looked for again: %s", error)
+    return erased
+
+
+async def _life(store: Store, key: SessionKey) -> str | None:
+    try:
+        loaded = await store.load(key, limit=0)
+    except JournalDamaged as error:
+        _LOG.warning("Sandboxes of a damaged session that is erased cannot be found: %s", error)
+        return None
+    return None if loaded is None else life_of(key, loaded.secret)
 
 
 async def erase_with_forks(store: Store, key: SessionKey) -> AsyncGenerator[SessionKey]:

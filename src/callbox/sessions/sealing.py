@@ -5,6 +5,7 @@ Erasing a session is then erasing 32 bytes, also where events were copied to: lo
 
 from __future__ import annotations
 
+import hmac
 import os
 import zlib
 from typing import TYPE_CHECKING
@@ -30,8 +31,21 @@ def new_secret() -> bytes:
     return os.urandom(SECRET_BYTES)
 
 
+def life_of(key: SessionKey, secret: bytes) -> str:
+    """Names what is kept of a session outside its store, like its sandboxes. Nobody learns the secret from it.
+
+    The same from every process and host that opens the store, and over with the secret: a session that is made anew
+    under the id, or that has the id in another store, has another life.
+    """
+    said = f"callbox life of\0{key.tenant}\0{key.session}"
+    return hmac.digest(secret, said.encode(), "sha256").hex()
+
+
 class Sealer:
     """AES-256-GCM. A body belongs to its place: moved to another session, number or kind, it does not open.
+
+    Attributes:
+        life: See `life_of`.
 
     Raises:
         JournalDamaged: The secret is not one of `new_secret`.
@@ -44,6 +58,7 @@ class Sealer:
         if len(secret) != SECRET_BYTES:
             raise JournalDamaged("The session's secret is none.", hint="Restore the store from a backup.")
         self._cipher: AESGCM = AESGCM(secret)
+        self.life = life_of(key, secret)
         # TypeError: a damaged file's body is a number.
         self._damaged = (InvalidTag, ValueError, TypeError, zlib.error)
         self._place = f"{key.tenant}\0{key.session}\0"

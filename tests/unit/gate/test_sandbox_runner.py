@@ -104,7 +104,8 @@ def test_a_line_that_is_not_the_workers_is_not_taken_for_it(said):
 
 def test_names_tell_sessions_apart_and_do_not_show_them():
     marks = {sandbox.session_mark(*each) for each in ((None, "a"), ("a", "a"), ("", "a"), ("a", "b"), ("None", "a"))}
-    assert len(marks) == 5
+    marks |= {sandbox.life_mark("a"), sandbox.life_mark("b")}
+    assert len(marks) == 7
     assert "customer" not in sandbox.session_mark("customer", "customer")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import time
 
 import pytest
@@ -12,6 +14,7 @@ from callbox import errors
 from callbox.gate.runners import sandbox as sandboxes
 from callbox.sessions import retention
 from callbox.sessions.journal import Journal
+from callbox.sessions.sealing import life_of
 from callbox.stores.memory import MemoryStore
 from callbox.stores.store import Parent, SessionKey
 from support_sessions import agent
@@ -146,14 +149,15 @@ async def test_sandboxes_go_first_and_keep_the_session_if_they_cannot(store, mon
     await make(store, "s")
     await make(store, "f", parent="s")
     asked = []
+    keys = {await mark(store, key): key for key in (KEY, SessionKey("default", "f"))}
 
-    async def delete(tenant, session):
-        asked.append((tenant, session, await store.info(SessionKey(tenant, session)) is not None))
+    async def delete(mark):
+        asked.append((keys[mark].session, await store.info(keys[mark]) is not None))
         if len(asked) == 1:
             raise errors.SandboxLost("The supervisor died.")
         return 1
 
-    monkeypatch.setattr(sandboxes, "delete_session_sandboxes", delete)
+    monkeypatch.setattr(sandboxes, "delete_marked_sandboxes", delete)
     with pytest.raises(errors.SessionHasForks):
         await retention.erase(store, KEY)
     assert asked == [], "nothing of a session that stays is deleted"
@@ -163,5 +167,28 @@ async def test_sandboxes_go_first_and_keep_the_session_if_they_cannot(store, mon
     assert await names(store) == ["f", "s"]
     assert await fork.erase()
     assert [key.session async for key in retention.erase_with_forks(store, KEY)] == ["s"]
-    assert asked == [("default", "f", True), ("default", "f", True), ("default", "s", True)]
+    assert asked == [("f", True), ("f", True), ("f", False), ("s", True), ("s", False)]
     assert not await retention.erase(store, KEY)
+
+
+async def mark(store, key):
+    return sandboxes.life_mark(life_of(key, (await store.load(key, limit=0)).secret))
+
+
+def change(file, statement):
+    with contextlib.closing(sqlite3.connect(file)) as db, db:
+        assert db.execute(statement).rowcount == 1
+
+
+DAMAGES = {
+    "its secret": "DELETE FROM secrets WHERE id = (SELECT id FROM sessions WHERE session = 'bad')",
+}
+
+
+async def test_a_session_without_its_secret_can_be_forgotten(tmp_path, caplog):
+    async with support_stores.sqlite(tmp_path) as store:
+        await make(store, "bad")
+        change(tmp_path / "store.db", DAMAGES["its secret"])
+        assert await retention.erase(store, SessionKey("default", "bad"))
+        assert "cannot be found" in caplog.text
+        assert await names(store) == []

@@ -22,6 +22,7 @@ from callbox.errors import (
     SandboxNotFound,
     ToolError,
 )
+from callbox.gate.passage import SessionContext
 from callbox.gate.runners.worker_link import BoxGone, Call, WorkerLink
 from callbox.ids import new_id
 from callbox.sandboxes.home import Home
@@ -113,12 +114,15 @@ class SandboxRunner:
 
     def _box(self, place: SandboxPlace, context: CallContext) -> _Box:
         home = self._home or Home.default()
-        is_own = context.session_id is None
-        if is_own:
+        is_own = False
+        if isinstance(context, SessionContext):
+            owner = life_mark(context.life)
+        elif context.session_id is not None:
+            owner = session_mark(context.tenant_id, context.session_id)
+        else:
+            is_own = True
             # Two tenants or users of one gate must not meet in its sandbox.
             owner = _digest("gate", self._id, context.tenant_id, context.user_id)
-        else:
-            owner = session_mark(context.tenant_id, cast("str", context.session_id))
         name = f"tools-{_digest(owner, place.image)}"
         if is_own:
             self._own[name] = home
@@ -170,23 +174,35 @@ class _Box:
 
 
 async def delete_session_sandboxes(tenant: str | None, session: str, *, home: Home | None = None) -> int:
-    """Delete all sandboxes that hold state of a session: their memory, their files, their snapshots of standby.
+    """Delete the sandboxes of calls that a gate was given with ``Caller(tenant_id=tenant, session_id=session)``.
+
+    Those of a durable session go with it: `Session.erase`.
 
     Returns:
         How many there were.
     """
+    return await delete_marked_sandboxes(session_mark(tenant, session), home=home)
+
+
+async def delete_marked_sandboxes(mark: str, *, home: Home | None = None) -> int:
+    """Delete all sandboxes with a mark: their memory, their files, their snapshots of standby. Returns how many."""
     home = home or Home.default()
     if not await asyncio.to_thread(home.sandboxes.exists):
         return 0  # there never was one; no supervisor needs to be started to say so
-    boxes = await Sandbox.list(labels={_SESSION_LABEL: session_mark(tenant, session)}, home=home)
+    boxes = await Sandbox.list(labels={_SESSION_LABEL: mark}, home=home)
     for box in boxes:
         await box.delete()
     return len(boxes)
 
 
 def session_mark(tenant: str | None, session: str) -> str:
-    """What stands for a session in names and labels: its own id may be a customer's."""
-    return _digest("session", tenant, session)
+    """What stands for a session of a caller in names and labels: its own id may be a customer's."""
+    return _digest("caller", tenant, session)
+
+
+def life_mark(life: str) -> str:
+    """What stands for a durable session. Not its id: the next session of that id would find this one's memory."""
+    return _digest("life", life)
 
 
 def check_places(tools: Iterable[Tool]) -> None:
