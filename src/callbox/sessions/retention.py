@@ -15,7 +15,7 @@ from callbox.stores.store import SESSIONS_LISTED_MAX, Expired, SessionKey, Store
 
 _LOG = logging.getLogger("callbox.sessions")
 
-Fate: TypeAlias = Literal["erased", "in use", "has forks"]
+Fate: TypeAlias = Literal["erased", "in use", "has forks", "damaged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Collected:
 
     Attributes:
         key: Which.
-        fate: ``"in use"`` and ``"has forks"`` (that live on) are looked at again the next time.
+        fate: ``"in use"`` and ``"has forks"`` (that live on) are looked at again the next time, and so is
+            ``"damaged"``: the store cannot read it, and what becomes of it is for a person to say.
     """
 
     key: SessionKey
@@ -115,7 +116,7 @@ async def collect(store: Store, now: float, *, page_max: int = SESSIONS_LISTED_M
         for over in page:
             if over.key in told:  # as a fork of one before it
                 continue
-            for each in await lineage(store, over.key):
+            for each in await _lineage_or_itself(store, over.key):
                 fate = None if each in told else await _collect_one(store, each, now)
                 if fate is not None:
                     told[each] = fate
@@ -123,13 +124,23 @@ async def collect(store: Store, now: float, *, page_max: int = SESSIONS_LISTED_M
                     await asyncio.sleep(0)  # a store in memory never waits: let a cancellation in
 
 
-async def _collect_one(store: Store, key: SessionKey, now: float) -> Fate | None:
-    info = await store.info(key)
-    if info is None or info.expires_at is None or info.expires_at > now:
-        return None
-    if info.owner is not None and not is_dead(info.owner):
-        return "in use"
+async def _lineage_or_itself(store: Store, key: SessionKey) -> list[SessionKey]:
     try:
+        return await lineage(store, key)
+    except JournalDamaged:
+        return [key]  # erasing it asks for its forks, too, and tells what it is
+
+
+async def _collect_one(store: Store, key: SessionKey, now: float) -> Fate | None:
+    try:
+        loaded = await store.load(key, limit=0)  # not only `info`: without its secret, its sandboxes are not found
+        if loaded is None or (info := loaded.info).expires_at is None or info.expires_at > now:
+            return None
+        if info.owner is not None and not is_dead(info.owner):
+            return "in use"
         return "erased" if await erase(store, key) else None
     except SessionHasForks:
         return "has forks"
+    except JournalDamaged as error:
+        _LOG.warning("A session whose time is over cannot be read: %s", error)
+        return "damaged"

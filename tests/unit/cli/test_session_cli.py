@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sqlite3
 import stat
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 from typer.testing import CliRunner
@@ -174,6 +175,18 @@ def test_what_is_over_is_collected(url, tmp_path):
     asyncio.run(keep())
     assert "kept d of default: has forks" in ask("session", "gc")
     assert [each["session"] for each in ask_json("session", "ls")] == ["b", "c", "d", "e"]
+
+
+def test_what_is_over_is_collected_behind_a_session_that_cannot_be_read(url, tmp_path):
+    for name in ("a", "b"):
+        say(url, name, "Pay 5", *PAY, ttl_s=1e-6)
+    with closing(sqlite3.connect(tmp_path / "store.db")) as db, db:
+        db.execute("UPDATE sessions SET status = x'ff' WHERE session = 'a'")
+    fates = {each["session"]: each["fate"] for each in ask_json("session", "gc")}
+    assert fates == {"a": "damaged", "b": "erased"}
+    said = ask("session", "gc")
+    assert "kept a of default: damaged" in said
+    assert "erased 0, kept 1" in said
 
 
 def test_a_person_approves_from_another_process(url):

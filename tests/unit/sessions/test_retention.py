@@ -181,8 +181,24 @@ def change(file, statement):
 
 
 DAMAGES = {
+    "its row": "UPDATE sessions SET status = x'ff' WHERE session = 'bad'",
     "its secret": "DELETE FROM secrets WHERE id = (SELECT id FROM sessions WHERE session = 'bad')",
+    "its fork": "UPDATE sessions SET session = x'ff' WHERE session = 'fork'",
 }
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+async def test_a_session_that_cannot_be_read_is_kept_and_hides_none_behind_it(tmp_path, damage):
+    async with support_stores.sqlite(tmp_path) as store:
+        await make(store, "before", 1.0)
+        await make(store, "bad", 2.0)
+        await make(store, "fork", parent="bad")
+        await make(store, "behind", 3.0)
+        if "'fork'" not in damage:
+            await store.erase(SessionKey("default", "fork"))
+        change(tmp_path / "store.db", damage)
+        assert await collected(store, 5.0) == [("before", "erased"), ("bad", "damaged"), ("behind", "erased")]
+        assert await collected(store, 5.0) == [("bad", "damaged")]
 
 
 async def test_a_session_without_its_secret_can_be_forgotten(tmp_path, caplog):
