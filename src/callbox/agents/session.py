@@ -27,7 +27,7 @@ from callbox.policy.approval import Approval
 from callbox.providers.provider import Provider
 from callbox.sessions import browsing, portable, retention
 from callbox.sessions.coding import encode, keepable
-from callbox.sessions.entries import Answered, Asked, Began, Decided, Ended, Noted, Replied, turn_id
+from callbox.sessions.entries import Answered, Began, Decided, Ended, Noted, Replied, turn_id
 from callbox.sessions.fold import OpenTurn, Placed, SessionState, fold_to_end
 from callbox.sessions.journal import LEASE_TTL_S, Journal, Writer
 from callbox.sessions.points import checked, nothing
@@ -442,24 +442,16 @@ async def decide(writer: Writer, approval_id: str, *, approved: bool, by: str, n
     if known.approved is not None:
         word = "approved" if known.approved else "refused"
         raise ApprovalError(f"It was {word} already, by {known.by or 'somebody'}.")
-    if known not in writer.state.waiting:
-        raise ApprovalError("Nothing waits for it any more.")
-    if not by:
-        raise ApprovalError("Who decides?", hint='Use by="kim@example.com".')
-    if await _is_inherited(writer, approval_id):
+    if approval_id in writer.state.inherited:  # its digest names the other session: a yes would be good for nothing
         raise ApprovalError(
             "It was asked in the session that this one was forked from.",
             hint="Resume this session: it asks anew.",
         )
+    if known not in writer.state.waiting:
+        raise ApprovalError("Nothing waits for it any more.")
+    if not by:
+        raise ApprovalError("Who decides?", hint='Use by="kim@example.com".')
     writer.reach("decision.before")
     await writer.write(Decided(approval=approval_id, approved=approved, by=by, note=note))
     writer.reach("decision.after")
     return writer.state.approvals[approval_id]
-
-
-async def _is_inherited(writer: Writer, approval_id: str) -> bool:
-    """Whether an approval is another session's: its digest names that one, so a yes would be good for nothing here."""
-    if not writer.begins:
-        return False
-    past = [each.entry for each in await writer.journal.read() if each.seq <= writer.begins]
-    return any(isinstance(entry, Asked) and entry.approval == approval_id for entry in past)

@@ -124,6 +124,8 @@ class SessionState:
         approvals: All that was ever asked, by id.
         answered: What became of prompts that had an idempotency key, by it: run, stop and output.
         notes: What programs keep with it.
+        begins: Entries up to this number are shared with the session that this one was forked from; 0: none.
+        inherited: Approvals that were asked there: they name that session, so nobody can decide them in this one.
     """
 
     seq: int = 0
@@ -133,6 +135,8 @@ class SessionState:
     approvals: dict[str, Approval] = field(default_factory=dict[str, Approval])
     answered: dict[str, tuple[str, str, str]] = field(default_factory=dict[str, tuple[str, str, str]])
     notes: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    begins: int = field(default=0, compare=False)
+    inherited: set[str] = field(default_factory=set[str], compare=False)
 
     @property
     def unfinished(self) -> bool:
@@ -146,7 +150,7 @@ class SessionState:
             return []
         # Asked again for a call (its tool has changed, or it is a fork's now), the earlier question is void.
         newest = [self.approvals[known] for call, known in self.turn.asked.items() if call not in self.turn.results]
-        return [each for each in newest if each.approved is None]
+        return [each for each in newest if each.approved is None and each.id not in self.inherited]
 
     @property
     def status(self) -> Status:
@@ -220,6 +224,8 @@ class SessionState:
             id=entry.approval, session=session, call_id=entry.call, tool=entry.tool, arguments=entry.arguments,
             digest=entry.digest, reason=entry.reason, asked_at=at,
         )  # fmt: skip
+        if self.seq <= self.begins:
+            self.inherited.add(entry.approval)
         self._open().asked[entry.call] = entry.approval
 
     def _decided(self, entry: Decided, seq: int) -> None:
@@ -247,10 +253,10 @@ class SessionState:
         return self.run
 
 
-def fold(entries: Iterable[Placed], session: str) -> SessionState:
-    """The state that a whole journal comes to, with what was rewound left out."""
+def fold(entries: Iterable[Placed], session: str, *, begins: int = 0) -> SessionState:
+    """The state that a whole journal comes to, with what was rewound left out. `begins`: see `SessionState`."""
     live, last = effective(entries)
-    state = SessionState()
+    state = SessionState(begins=begins)
     for placed in live:
         state.apply(placed, session)
     state.seq = last

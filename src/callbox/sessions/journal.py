@@ -95,7 +95,8 @@ class Journal:
 
     async def state(self) -> SessionState:
         """What it comes to now."""
-        return fold(await self.read(), self.key.session)
+        links = await self._chain(0)
+        return fold(await self._read(links, 0), self.key.session, begins=links[-1].after)
 
     async def follow(self, after: int = 0) -> AsyncGenerator[Placed]:
         """Entries above `after`, then each as it is written, by whatever process."""
@@ -131,7 +132,7 @@ class Journal:
         try:
             self._reach("lease.taken")
             links = await self._chain(0)
-            state = fold(await self._read(links, 0), self.key.session)
+            state = fold(await self._read(links, 0), self.key.session, begins=links[-1].after)
             writer = Writer(self, lease, links[-1], state, self._reach)
             yield writer
         finally:
@@ -315,7 +316,7 @@ class Writer:
         if any(isinstance(entry, Rewound) for entry in entries):
             known = await self.journal.read()
             placed = [Placed(seq, 0.0, entry) for seq, entry in enumerate(entries, after + 1)]
-            self.state = fold([*known, *placed], self.journal.key.session)
+            self.state = fold([*known, *placed], self.journal.key.session, begins=self.begins)
         else:
             now = time.time()
             for seq, entry in enumerate(entries, after + 1):

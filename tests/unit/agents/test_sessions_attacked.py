@@ -15,6 +15,7 @@ from callbox.errors import Rejected
 from callbox.limits import DEFAULT_LIMITS
 from callbox.policy.policy import Allow, Ask, Deny
 from callbox.providers.scripted import Scripted
+from callbox.sessions.browsing import waiting
 from callbox.stores.memory import MemoryStore
 from support_sessions import Stopped, call, die, dying, script
 
@@ -145,6 +146,9 @@ async def test_parent_and_fork_do_not_share_a_yes(refunds, store, decided):
     if decided:
         await session.approve(first.id, by="kim")
     fork = await session.fork("t")
+    assert await fork.approvals() == [], "what nobody can decide there"
+    await fork.note({"about": "a fork"})
+    assert [each async for each in waiting(store, "default") if each.key.session == "t"] == []
     if not decided:
         await session.approve(first.id, by="kim")
         with pytest.raises(errors.ApprovalError, match="forked from"):  # it would be good for nothing
@@ -152,6 +156,7 @@ async def test_parent_and_fork_do_not_share_a_yes(refunds, store, decided):
     assert (await session.resume()).stop == "done"
     run = await fork.resume()
     assert (run.stop, refunds.paid) == ("approval", [9])
+    assert [each.id for each in await fork.approvals()] == [each.id for each in run.approvals]
     await fork.approve(run.approvals[0].id, by="kim")
     assert (await fork.resume()).stop == "done"
     assert refunds.paid == [9, 9]
