@@ -75,7 +75,8 @@ class Session:
         session_id: Names it within the tenant.
         caller: On whose behalf calls are made, unless a method is told otherwise.
         ttl_s: The session is erased so many seconds after it was last run or resumed (`retention.collect` does it, or
-            ``callbox session gc``); None: as it was made, which is never if nobody said otherwise.
+            ``callbox session gc``), at most `retention.TTL_S_MAX`; None: as it was made, which is never if nobody said
+            otherwise.
         busy_wait_s: See `BUSY_WAIT_S`.
         lease_ttl_s: How long others wait for a process that holds the session and does not say anything any more.
         reach: For tests of faults: told every point that it passes.

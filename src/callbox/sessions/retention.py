@@ -15,6 +15,9 @@ from callbox.stores.store import SESSIONS_LISTED_MAX, Expired, SessionKey, Store
 
 _LOG = logging.getLogger("callbox.sessions")
 
+TTL_S_MAX = 100 * 365 * 86_400
+"""A hundred years: what is longer has an end that no date can say."""
+
 Fate: TypeAlias = Literal["erased", "in use", "has forks", "damaged"]
 
 
@@ -36,10 +39,15 @@ def check_ttl(ttl_s: float | None) -> None:
     """Refuse what is no span of time.
 
     Raises:
-        ConfigurationError: It is not above zero.
+        ConfigurationError: It is no number above zero and up to `TTL_S_MAX`.
     """
-    if ttl_s is not None and not ttl_s > 0:
-        raise ConfigurationError("ttl_s is a number of seconds above zero.", hint="Leave it out to keep a session.")
+    if ttl_s is None:
+        return
+    given: object = ttl_s
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= TTL_S_MAX:
+        raise ConfigurationError(
+            f"ttl_s is a number of seconds above zero, up to {TTL_S_MAX}.", hint="Leave it out to keep a session."
+        )
 
 
 async def erase(store: Store, key: SessionKey) -> bool:

@@ -13,7 +13,7 @@ import pytest
 
 from callbox.agents import session
 from callbox.cli import stores
-from callbox.sessions import entries, journal, portable
+from callbox.sessions import entries, journal, portable, retention
 from callbox.stores import store
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,6 +38,7 @@ def test_the_limits_are_those_of_the_code():
     assert f"`EVENT_BYTES_MAX` of one entry | {store.EVENT_BYTES_MAX >> 20} MiB" in GUIDE
     assert f"`DOCUMENT_BYTES_MAX` of an imported document | {portable.DOCUMENT_BYTES_MAX >> 20} MiB" in GUIDE
     assert f"`FORKS_DEEP_MAX` forks of forks | {journal.FORKS_DEEP_MAX} " in GUIDE
+    assert f"`TTL_S_MAX` of `ttl_s` | {retention.TTL_S_MAX / 365 / 86_400:.0f} years" in GUIDE
     assert f"`LEASE_TTL_S` until a silent writer is replaced | {journal.LEASE_TTL_S:.0f} s" in GUIDE
     assert f"{session.BUSY_WAIT_S:.0f} s in `Session` (`busy_wait_s=`), {stores.BUSY_WAIT_S:.0f} s in commands" in GUIDE
     waits = sum(journal.APPEND_WAIT_S * 2**each for each in range(journal.APPEND_TRIES - 1))

@@ -139,9 +139,17 @@ async def test_every_run_moves_the_end(store):
     assert (await store.info(fork.journal.key)).expires_at == (await store.info(KEY)).expires_at
 
 
-@pytest.mark.parametrize("ttl_s", [0, -1, float("nan")])
+async def test_the_longest_span_has_an_end_that_can_be_told(store):
+    session = agent(store, [], "Yes.").session("s", ttl_s=retention.TTL_S_MAX)
+    await session.run("Hello")
+    assert (await session.export())["expires_at"].startswith("21")
+
+
+@pytest.mark.parametrize(
+    "ttl_s", [0, -1, float("nan"), float("inf"), 1e300, 10**400, retention.TTL_S_MAX + 1, "30", True]
+)
 def test_a_span_that_is_none_is_refused(ttl_s):
-    with pytest.raises(errors.ConfigurationError):
+    with pytest.raises(errors.ConfigurationError, match="ttl_s is a number"):
         agent(MemoryStore(), []).session("s", ttl_s=ttl_s)
 
 
