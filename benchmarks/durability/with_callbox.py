@@ -1,7 +1,7 @@
 """callbox: ``python with_callbox.py step|fill|calls|load|appends URL PID ...`` prints one JSON object.
 
 step: the store alone (append of an intent, append of an outcome, bodies made before), the journal (encode, fold, seal,
-append), and whole runs of a session with a scripted model (the reply is recorded too: three appends for each call).
+append), and whole runs of a session with a scripted model (the reply is recorded too: two appends for each call).
 """
 
 from __future__ import annotations

@@ -204,7 +204,8 @@ class Session:
                     await writer.write(said, Ended(run=run.id, stop=run.stop, output=run.output))
                     writer.reach("reply.after")
                     return run
-                await writer.write(said)
+                # Each call is written before it runs, and the answer together with the first of them.
+                await (writer.hold(said) if opens else writer.write(said))
                 writer.reach("reply.after")
                 if opens and not await self._answer(writer, loop, gate, observer, prepared):
                     return self._waits(writer, loop)

@@ -10,7 +10,15 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from callbox.errors import JournalDamaged, SessionBusy, SessionError, SessionFenced, SessionNotFound, StoreUnavailable
+from callbox.errors import (
+    CallboxError,
+    JournalDamaged,
+    SessionBusy,
+    SessionError,
+    SessionFenced,
+    SessionNotFound,
+    StoreUnavailable,
+)
 from callbox.ids import new_id
 from callbox.sessions.coding import decode, encode
 from callbox.sessions.entries import Entry, Rewound, unique_key
@@ -139,10 +147,12 @@ class Journal:
             await _to_its_end(lambda: self._give_back(lease, writer))
 
     async def _give_back(self, lease: Lease, writer: Writer | None) -> None:
-        if writer is not None:
-            await writer.aclose()
-        with contextlib.suppress(StoreUnavailable, SessionFenced):
-            await self.store.release(lease)
+        try:
+            if writer is not None:
+                await writer.aclose()
+        finally:
+            with contextlib.suppress(StoreUnavailable, SessionFenced):
+                await self.store.release(lease)
 
     async def _acquired(self, owner: str, wait_s: float, ttl_s: float) -> Lease:
         deadline = asyncio.get_running_loop().time() + wait_s
@@ -224,6 +234,7 @@ class Writer:
         self.begins = own.after
         self._lease = lease
         self._sealer = own.sealer
+        self._held: list[Entry] = []
         self._waiting: list[_Waiting] = []
         self._appending: asyncio.Task[None] | None = None
         self._failed: BaseException | None = None
@@ -250,6 +261,17 @@ class Writer:
             self._appending = asyncio.create_task(self._append_all())
         await future  # cancelled, we only stop waiting: the entries are on their way
 
+    async def hold(self, entry: Entry) -> None:
+        """Take an entry into `state` and append it with the next `write`, or at the end: one commit instead of two.
+
+        For what nobody acts on before something else is written. Raises like `write`.
+        """
+        if self._failed is not None or self._appending is not None:
+            await self.write(entry)
+            return
+        self.state.apply(Placed(self.state.seq + 1, time.time(), entry), self.journal.key.session)
+        self._held.append(entry)
+
     async def expire_at(self, at: float | None) -> None:
         """Set when the session is to be erased, seconds since the epoch; None: never. Raises like `Store.renew`."""
         await self.journal.store.expire_at(self._lease, at)
@@ -263,6 +285,11 @@ class Writer:
             if self._appending is task:  # the loop is being closed, and it was cancelled before it began
                 self._appending = None
                 self._fail(asyncio.CancelledError(), self._waiting)
+        if self._failed is None and self._held:
+            try:
+                await self._append(())
+            except CallboxError as error:  # nobody has acted on it: whoever goes on does without
+                _LOG.warning("What a session held was not written: %s", error)
         if self._failed is None:
             self._failed = SessionError("The session is not held any more.", hint="Use: async with journal.writing()")
 
@@ -291,12 +318,13 @@ class Writer:
                 future.exception()  # whoever was cancelled meanwhile does not look
 
     async def _append(self, entries: Sequence[Entry]) -> None:
-        after = self.state.seq
+        held, self._held = self._held, []
+        after = self.state.seq - len(held)
         events = [
             NewEvent(entry.kind, self._sealer.seal(seq, entry.kind, encode(entry)), unique_key(entry))
-            for seq, entry in enumerate(entries, after + 1)
+            for seq, entry in enumerate([*held, *entries], after + 1)
         ]
-        status = await self._take_in(entries, after)
+        status = await self._take_in(entries, self.state.seq)
         wait_s = APPEND_WAIT_S
         self.reach("append.before")
         for tries_left in reversed(range(APPEND_TRIES)):
