@@ -23,7 +23,7 @@ from callbox.sessions.coding import decode, encode
 from callbox.sessions.entries import Answered, Asked, Began, Decided, Entry, Noted, Replied, unique_key
 from callbox.sessions.fold import Placed, SessionState, fold
 from callbox.sessions.journal import LEASE_TTL_S, Journal
-from callbox.sessions.sealing import Sealer, new_secret
+from callbox.sessions.sealing import Sealer, new_secret, sealed_bytes
 from callbox.stores.store import EVENT_BYTES_MAX, Lease, NewEvent, SessionKey, Store, this_process
 from callbox.values import JsonObject
 
@@ -274,7 +274,8 @@ async def import_session(
     entries = _carried(document, key.session)
     bodies = [encode(entry) for entry in entries]
     for number, body in enumerate(bodies, 1):
-        if len(body) + 64 > EVENT_BYTES_MAX:
+        # What a store took there it takes here: it is the deflated body that counts.
+        if len(body) + 64 > EVENT_BYTES_MAX and sealed_bytes(body) > EVENT_BYTES_MAX:
             raise JournalDamaged(f"Entry {number} of the document is too large to be kept.")
     status = _folded([Placed(seq, 0.0, entry) for seq, entry in enumerate(entries, 1)], key.session).status
     ends = document.expires_at if expires_at is None else expires_at

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 SECRET_BYTES = 32
-_NONCE_BYTES = 12
+_NONCE_BYTES, _TAG_BYTES = 12, 16
 _PLAIN, _DEFLATED = b"-", b"d"
 _DEFLATE_LEAST_BYTES = 128
 _SHORT_BYTES = 4_096
@@ -80,6 +80,11 @@ class Sealer:
             return _unpacked(self._cipher.decrypt(nonce, rest, f"{self._place}{seq}\0{kind}".encode()))
         except self._damaged as error:
             raise JournalDamaged(f"Event {seq} ({kind}) was changed, or is of another session.") from error
+
+
+def sealed_bytes(plain: bytes) -> int:
+    """What a body takes when it is sealed."""
+    return _NONCE_BYTES + len(_packed(plain)) + _TAG_BYTES
 
 
 def _packed(plain: bytes) -> bytes:

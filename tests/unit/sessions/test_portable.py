@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 
 import pytest
 
@@ -12,6 +13,7 @@ import support_stores
 from callbox import errors
 from callbox.sessions import portable
 from callbox.sessions.journal import Journal
+from callbox.stores import rules
 from callbox.stores.memory import MemoryStore
 from callbox.stores.store import SessionKey
 from support_sessions import Stopped, agent, call, dying
@@ -314,6 +316,24 @@ async def test_a_text_that_is_too_large_is_refused(monkeypatch):
     monkeypatch.setattr(portable, "DOCUMENT_BYTES_MAX", 10)
     with pytest.raises(errors.JournalDamaged, match="larger"):
         portable.read_document(json.dumps(await sample()))
+
+
+async def test_what_a_store_took_can_be_imported_and_what_none_takes_cannot(store, other, done, monkeypatch):
+    session = agent(store, done).session("s")
+    await session.note({"deflates": "a" * 3_000, "does not": os.urandom(1_500).hex()})
+    [placed] = await session.journal.read()
+    document = await session.export()
+    [event] = await store.read(session.journal.key)
+    for limit in (len(event.body), len(event.body) - 1):
+        for module in (portable, rules):
+            monkeypatch.setattr(module, "EVENT_BYTES_MAX", limit)
+        if limit == len(event.body):
+            there = await agent(other, done).import_session(document)
+            assert (await there.journal.read())[0].entry == placed.entry
+        else:
+            with pytest.raises(errors.JournalDamaged, match="too large"):
+                await agent(other, done).import_session(document, "t")
+    assert [info.key.session for info in await other.sessions("default")] == ["s"]
 
 
 async def test_a_long_session_is_one_import(store, other, done):
