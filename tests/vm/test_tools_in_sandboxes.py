@@ -13,14 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from callbox import CallContext, Gate, Sandbox, ToolCall, ToolError, tool
-from callbox.errors import Rejected
+from callbox import Agent, CallContext, Gate, Sandbox, ToolCall, ToolError, tool
+from callbox.errors import Rejected, SessionFenced, SessionNotFound
 from callbox.gate.caller import Caller
+from callbox.gate.runners import sandbox
 from callbox.gate.runners.sandbox import delete_session_sandboxes
 from callbox.sandboxes.client import Client
 from callbox.sandboxes.starting import is_alive
+from callbox.stores.sqlite.store import SqliteStore
 from callbox.tools.sandbox_binding import SandboxPlace
 from support_host import kill_machine
+from support_sessions import call, script
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 HERE = SandboxPlace(image="python", driver="gvisor")
@@ -277,6 +280,50 @@ async def test_sessions_tenants_and_gates_do_not_share(gate, home):
     assert await delete_session_sandboxes("t", "one", home=home) == 0
     assert (await value(gate, "count", "one"))["file"] == 1
     assert (await value(gate, "count", "two"))["memory"] == 2
+
+
+async def counted(file, *, erase=False):
+    """Count in a durable session, as a program that is started for it does; or erase it."""
+    store = SqliteStore(file)
+    async with Agent(model=script(call("count"), "ok"), tools=[count], store=store) as agent:
+        durable = agent.session("s")
+        done = await durable.erase() if erase else (await durable.run("Count.")).results[-1].value
+    await store.aclose()
+    return done if erase else (done["memory"], done["file"])
+
+
+async def test_a_durable_sessions_state_is_its_own_and_ends_with_it(gate, home, tmp_path):
+    a, b = tmp_path / "a.db", tmp_path / "b.db"
+    assert await counted(a) == (1, 1)
+    assert await counted(b) == (1, 1), "the same id in another store is another session"
+    assert (await value(gate, "count"))["memory"] == 1, "and so is that of a caller"
+    await kill_supervisor(home)
+    assert await counted(a) == (2, 2), "found again from anew"
+    assert await counted(b, erase=True)
+    assert await counted(b) == (1, 1)
+    assert await counted(a) == (3, 3)
+    assert len(await boxes(home)) == 3
+
+
+async def test_a_call_that_makes_its_box_after_the_erasure_leaves_nothing_to_the_next_session(gate, home, tmp_path):
+    arrived, erased = asyncio.Event(), asyncio.Event()
+    file, find = tmp_path / "a.db", sandbox._Box.link
+
+    async def late(box):
+        arrived.set()
+        await erased.wait()
+        return await find(box)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sandbox._Box, "link", late)
+        running = asyncio.create_task(counted(file))
+        await arrived.wait()
+        assert await counted(file, erase=True)
+        erased.set()
+        with pytest.raises((SessionFenced, SessionNotFound)):
+            await running
+    assert len(await boxes(home)) == 1, "until its time is over"
+    assert await counted(file) == (1, 1)
 
 
 async def test_calls_without_a_session_share_the_gates_box_which_ends_with_it(gate, home):
