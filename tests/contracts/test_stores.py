@@ -25,6 +25,7 @@ from callbox.errors import (
 from callbox.stores.store import (
     EVENT_BYTES_MAX,
     EVENTS_READ_MAX,
+    ID_BYTES_MAX,
     Event,
     Expired,
     NewEvent,
@@ -59,6 +60,17 @@ async def test_a_session_is_made_once(store: Store) -> None:
     assert (info.expires_at, info.owner) == (None, None)
     assert abs(info.created_at - before) < 60
     assert info.updated_at >= info.created_at
+
+
+async def test_the_longest_ids_are_kept(store: Store) -> None:
+    tenant = os.urandom(ID_BYTES_MAX).hex()[:ID_BYTES_MAX]  # nothing that an index could make shorter
+    key, fork = (SessionKey(tenant, os.urandom(ID_BYTES_MAX).hex()[:ID_BYTES_MAX]) for _ in range(2))
+    lease = await begin(store, key)
+    await store.append(lease, 0, [NewEvent("decided", b"1", "d:apr_1")], status="idle")
+    await store.create(fork, b"secret", parent=Parent(key.session, 1))
+    assert await store.forks(key) == [fork.session]
+    assert [info.key for info in await store.sessions(tenant)] == sorted([key, fork])
+    assert len(await store.read(key)) == 1
 
 
 async def test_of_many_that_make_one_session_one_does(store: Store) -> None:

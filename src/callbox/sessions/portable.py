@@ -24,6 +24,7 @@ from callbox.sessions.entries import Answered, Asked, Began, Decided, Entry, Not
 from callbox.sessions.fold import Placed, SessionState, fold
 from callbox.sessions.journal import LEASE_TTL_S, Journal
 from callbox.sessions.sealing import Sealer, new_secret, sealed_bytes
+from callbox.stores.rules import check_key
 from callbox.stores.store import EVENT_BYTES_MAX, Lease, NewEvent, SessionKey, Store, this_process
 from callbox.values import JsonObject
 
@@ -265,12 +266,14 @@ async def import_session(
         expires_at: When it is to be erased there, seconds since the epoch; None: as the document says.
 
     Raises:
+        ConfigurationError: That cannot be an id.
         SessionError: There is a session of that id already.
         JournalDamaged: One entry is larger than a store takes.
         StoreError: It could not be written. Nothing of it is there then, but perhaps a session without entries, which
             the next import fills.
     """
     key = SessionKey(tenant, session_id or document.session)
+    check_key(key)
     entries = _carried(document, key.session)
     bodies = [encode(entry) for entry in entries]
     for number, body in enumerate(bodies, 1):

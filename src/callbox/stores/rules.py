@@ -12,20 +12,33 @@ from callbox.errors import (
     SessionHasForks,
     SessionNotFound,
 )
-from callbox.stores.store import EVENT_BYTES_MAX, NewEvent, Parent, SessionKey, is_dead
+from callbox.stores.store import EVENT_BYTES_MAX, ID_BYTES_MAX, NewEvent, Parent, SessionKey, is_dead
+
+_SHOWN_CHARS_MAX = 40
 
 
 def check_key(key: SessionKey) -> None:
     """Refuse ids that not every store keeps, or that no list shows.
 
     Raises:
-        ConfigurationError: The session's or the tenant's is empty, or has a NUL or half of a surrogate pair in it.
+        ConfigurationError: The session's or the tenant's is empty, longer than `ID_BYTES_MAX`, or has a NUL or half
+            of a surrogate pair in it.
     """
     for what, name in (("session", key.session), ("tenant", key.tenant)):
         if not name:
             raise ConfigurationError(f"A {what} needs an id.", hint='Use something like "customer-42".')
         if "\0" in name or any("\ud800" <= char <= "\udfff" for char in name):
-            raise ConfigurationError(f"{name!r} cannot be the id of a {what}.", hint="Use text without NUL.")
+            raise ConfigurationError(f"{_shown(name)} cannot be the id of a {what}.", hint="Use text without NUL.")
+        if len(name) > ID_BYTES_MAX or len(name.encode()) > ID_BYTES_MAX:
+            raise ConfigurationError(
+                f"The id of a {what} has at most {ID_BYTES_MAX} bytes; {_shown(name)} is longer.",
+                hint="Use a digest of it.",
+            )
+
+
+def _shown(name: str) -> str:
+    """An id in a message, whatever somebody gave as one."""
+    return repr(name if len(name) <= _SHOWN_CHARS_MAX else f"{name[:_SHOWN_CHARS_MAX]}...")
 
 
 def check_events(events: Sequence[NewEvent]) -> int:

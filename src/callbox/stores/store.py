@@ -21,6 +21,9 @@ Status: TypeAlias = Literal["idle", "running", "waiting"]
 EVENT_BYTES_MAX = 16 << 20
 """Of one event's body. A larger result belongs in a file, and its name in the result."""
 
+ID_BYTES_MAX = 512
+"""Of the id of a session, and of a tenant, in UTF-8: both must fit into one entry of a database's index."""
+
 EVENTS_READ_MAX = 1_000
 """Events that one `Store.read` returns at most."""
 

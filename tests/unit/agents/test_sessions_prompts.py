@@ -15,7 +15,9 @@ from callbox.limits import Limits
 from callbox.messages import Media, Message, Reply, Text
 from callbox.providers.scripted import Scripted
 from callbox.sessions.browsing import fork
+from callbox.sessions.portable import import_session, read_document
 from callbox.stores.memory import MemoryStore
+from callbox.stores.store import ID_BYTES_MAX
 from support_sessions import call, die, dying, script
 
 
@@ -244,12 +246,16 @@ async def test_arguments_that_no_journal_can_hold_are_a_mistake_of_the_model(sto
 # --- what is no id, no number, no JSON ---
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "a\ud800b"])
+@pytest.mark.parametrize("name", ["", "a\0b", "a\ud800b", "a" * (ID_BYTES_MAX + 1), "ä" * (ID_BYTES_MAX // 2 + 1)])
 async def test_what_not_every_store_keeps_is_no_id(store, name):
     agent = Agent(model=script("Fine."), store=store)
     await agent.session("s").run("Hello")
-    with pytest.raises(errors.ConfigurationError):
+    with pytest.raises(errors.ConfigurationError) as refused:
         agent.session(name)
+    assert len(refused.value.message) < 200
+    document = read_document(await agent.session("s").export())
+    with pytest.raises(errors.ConfigurationError):
+        await import_session(store, name, document, session_id="t")
     with pytest.raises(errors.ConfigurationError):
         await fork(agent.session("s").journal, name)
     if name:

@@ -36,6 +36,7 @@ def test_the_table_of_entries_is_that_of_the_code():
 
 def test_the_limits_are_those_of_the_code():
     assert f"`EVENT_BYTES_MAX` of one entry | {store.EVENT_BYTES_MAX >> 20} MiB" in GUIDE
+    assert f"`ID_BYTES_MAX` of a session's id, and of a tenant's | {store.ID_BYTES_MAX} bytes" in GUIDE
     assert f"`DOCUMENT_BYTES_MAX` of an imported document | {portable.DOCUMENT_BYTES_MAX >> 20} MiB" in GUIDE
     assert f"`FORKS_DEEP_MAX` forks of forks | {journal.FORKS_DEEP_MAX} " in GUIDE
     assert f"`TTL_S_MAX` of `ttl_s` | {retention.TTL_S_MAX / 365 / 86_400:.0f} years" in GUIDE
