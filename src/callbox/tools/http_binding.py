@@ -76,3 +76,8 @@ class HttpBinding:
     credentials: tuple[Credential, ...] = field(default=(), repr=False)
     idempotency_header: str | None = None
     kind: Literal["http"] = "http"
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """The operation."""
+        return (self.method, self.base_url, self.path)

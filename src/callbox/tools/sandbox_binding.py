@@ -71,6 +71,11 @@ class SandboxBinding:
     kind: Literal["sandbox"] = "sandbox"
 
     @property
+    def where(self) -> tuple[str, ...]:
+        """The image, and what isolates it."""
+        return (self.place.image, self.place.driver)
+
+    @property
     def function(self) -> Callable[..., Any]:
         """The function itself, for who calls the tool as a function: that runs here."""
         return self.inner.function

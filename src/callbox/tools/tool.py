@@ -36,6 +36,11 @@ class Binding(Protocol):
         """The runner's name: ``"function"``, ``"sandbox"``, ``"http"``, ``"external"``."""
         ...
 
+    @property
+    def where(self) -> tuple[str, ...]:
+        """What else says where it runs: who has approved one place has not approved another."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionBinding:
@@ -56,6 +61,7 @@ class FunctionBinding:
     convert: Callable[[JsonObject], dict[str, Any]] | None = None
     needs_instance: bool = False
     kind: Literal["function"] = "function"
+    where: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class ExternalBinding:
     run: Callable[..., Any]
     is_async: bool
     kind: Literal["external"] = "external"
+    where: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +98,8 @@ class Tool:
         checks: Semantic checks, run in order after validation.
         pinned: Always sent to the model, whatever `context.selection` thinks.
         validator: `parameters`, compiled (see `tools.schema`).
-        version: Digest of what the model sees and of the effect; a changed contract is another version.
+        version: Digest of what the model sees, of the effect, the scopes and `idempotent`, and of where it runs; a
+            changed contract is another version.
     """
 
     name: str
@@ -145,7 +153,9 @@ class Tool:
                 hint="Write a docstring, or pass description=.",
             )
         object.__setattr__(self, "validator", compile_schema(self.parameters, self.name))
-        contract = [self.name, self.description, self.parameters, self.effect, sorted(self.scopes)]
+        place = None if self.binding is None else [self.binding.kind, *self.binding.where]
+        said = [self.name, self.description, self.parameters]
+        contract = [*said, self.effect, sorted(self.scopes), self.idempotent, place]
         digest = hashlib.sha256(json.dumps(contract, sort_keys=True, ensure_ascii=True).encode())
         object.__setattr__(self, "version", digest.hexdigest()[:16])
 

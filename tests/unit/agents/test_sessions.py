@@ -157,15 +157,21 @@ async def test_one_yes_is_good_for_one_call(world, store):
     assert world.paid == [("refund", 9)]
 
 
-async def test_a_changed_tool_voids_an_approval(world, store):
+@pytest.mark.parametrize("moved", [False, True])
+async def test_a_changed_tool_voids_an_approval(world, store, moved):
     turns = ([call("refund", amount=9)], "Done.")
-    session = agent(world, store, *turns).session("s")
+
+    def before(amount: int) -> str:
+        """Refund an amount."""
+        return "refunded"
+
+    made = tool(name="refund", approval="always", runs_in="sandbox:python")(before) if moved else world.tools[-1]
+    session = Agent(model=script(*turns), tools=[made], store=store).session("s")
     first = (await session.run("Refund 9")).approvals[0]
     await session.approve(first.id, by="kim")
 
-    @tool(approval="always")
+    @tool(approval="always", description=before.__doc__ if moved else "Refund an amount, and something else too.")
     async def refund(amount: int) -> str:
-        """Refund an amount, and something else too."""
         raise AssertionError("nobody has approved this one")
 
     run = await Agent(model=script(*turns), tools=[refund], store=store).session("s").resume()

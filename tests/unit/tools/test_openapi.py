@@ -614,3 +614,13 @@ def test_secrets_are_in_no_repr():
     made = shop(auth={"key": "s3cret", "login": ("u", "s3cret")}, headers={"X-Api": "s3cret"})
     assert "s3cret" not in repr([*made])
     assert all(dict(binding_of(each).headers) == {"X-Api": "s3cret"} for each in made)
+
+
+def test_an_operation_that_moved_is_another_version() -> None:
+    def version(**more: Any) -> str:
+        [made] = Toolset.from_openapi(minimal(**more))
+        return made.version
+
+    versions = {version(), version(path="/y"), version(servers=[{"url": "https://y.example"}])}
+    assert len(versions) == 3
+    assert version() in versions

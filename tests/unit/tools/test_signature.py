@@ -19,6 +19,7 @@ from typing_extensions import Doc, TypedDict
 
 from callbox import CallContext, Tool, Toolset, tool
 from callbox.errors import DefinitionError
+from callbox.tools.sandbox_binding import SandboxPlace
 from callbox.tools.tool import FunctionBinding
 
 if TYPE_CHECKING:
@@ -729,6 +730,28 @@ class Shop:
     def plain(self, item: str) -> str:
         """Do something plain."""
         return item
+
+
+def test_a_version_says_what_runs_and_where():
+    def look(place: str) -> str:
+        """Look at a place."""
+        return place
+
+    options = (
+        {},
+        {"idempotent": True},
+        {"effect": "read"},
+        {"scopes": "look"},
+        {"name": "see"},
+        {"description": "See."},
+        {"runs_in": "sandbox:python"},
+        {"runs_in": "sandbox:other"},
+        {"runs_in": SandboxPlace(driver="qemu")},
+    )
+    assert len({tool(**each)(look).version for each in options}) == len(options)
+    assert tool(look).version == tool(runs_in="process", timeout_s=5, concurrency=1, title="Look")(look).version
+    here, roomy = (tool(runs_in=SandboxPlace(memory_mb=each))(look) for each in (512, 1_024))
+    assert here.version == roomy.version
 
 
 def test_a_method_is_bound_to_the_instance_it_is_read_from():
