@@ -13,7 +13,7 @@ from callbox.errors import SessionNotFound
 from callbox.gate.passage import Observer
 from callbox.policy.approval import Approval
 from callbox.providers.provider import Provider
-from pr_review.reviewer import scripted_reviewer
+from pr_review.reviewer import read_answers, scripted_reviewer
 from pr_review.sandbox_tests import Place, TestBench
 from pr_review.targets import Target
 from pr_review.tools import ReviewTools
@@ -98,6 +98,12 @@ class Review:
                     await act(approval.id, by=self.decided_by)
                 run = await session.resume(observer=observer)
             return run
+
+
+def posted_to(run: Run) -> str | None:
+    """Where the session's newest review was posted, in this run or in an earlier one; None: nowhere."""
+    posted = [each.value for each in read_answers(run.messages) if each.name == "post_review" and each.value]
+    return str(posted[-1]["posted"]) if posted else None
 
 
 def session_id(target: Target, reviewer: Reviewer) -> str:

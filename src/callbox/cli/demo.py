@@ -89,10 +89,11 @@ def demo(
         decide=_approve if yes else _ask,
         decided_by=f"{getpass.getuser()}{' (--yes)' if yes else ''}",
     )
-    raise typer.Exit(perform(lambda: _review(review, example("progress").CallsShown(errors), begun)))
+    calls = example("progress").CallsShown(errors)
+    raise typer.Exit(perform(lambda: _review(review, calls, main.posted_to, begun)))
 
 
-async def _review(review: Any, calls: Any, begun: float) -> int:
+async def _review(review: Any, calls: Any, posted_to: Callable[[Any], str | None], begun: float) -> int:
     if hasattr(review.place, "open"):
         await _open(review.place)
 
@@ -111,6 +112,9 @@ async def _review(review: Any, calls: Any, begun: float) -> int:
         errors.print(Text(f"          {shlex.join(['callbox', *sys.argv[1:]])}", "bold"))
     else:
         _show(run.output)
+        before = posted_to(run)
+        if before is not None and before != str(review.post_to):  # posting is approved once, and for one place
+            _say("Posted", f"before, to {before}, and not again: {review.post_to} was not written", "yellow")
     seconds = time.perf_counter() - begun
     _say("Done", f"{calls.ran} calls ran, {seconds:.1f} s, session {review.session_id}")
     return 0 if run.stop in ("done", "approval") else 1

@@ -54,6 +54,16 @@ def test_where_nobody_can_be_asked_the_review_waits_and_the_next_steps_are_told(
     assert (tmp_path / "out.md").exists()
 
 
+def test_a_review_that_was_posted_elsewhere_before_is_said_to_be_there(tmp_path):
+    first = run(tmp_path, "--unsafe-local", "--yes")
+    again = run(tmp_path, "--unsafe-local", "--yes", "--out", str(tmp_path / "out.md"))
+    said = f"before, to {tmp_path / 'repo' / 'review-feature.md'}, and not again: {tmp_path / 'out.md'} was not written"
+    assert said in again.stderr
+    assert not (tmp_path / "out.md").exists()
+    for other in (first, run(tmp_path, "--unsafe-local", "--yes")):
+        assert "was not written" not in other.stderr
+
+
 def test_a_host_without_sandboxes_is_refused_with_the_fix_and_the_way_around(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "_make_image", lambda: None)
     monkeypatch.setattr(sys, "path", [*sys.path])
