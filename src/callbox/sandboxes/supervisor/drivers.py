@@ -49,7 +49,7 @@ class Drivers:
         usable = sorted((each for each in found if each[1].usable), key=lambda each: _rank(*each))
         if not usable:
             reasons = " ".join(f"{driver.name}: {probe.why}" for driver, probe in found)
-            fixes = " or ".join(probe.fix for _, probe in found if probe.fix)
+            fixes = " or ".join(dict.fromkeys(probe.fix for _, probe in found if probe.fix))  # two may lack the same
             raise HostUnsuited(f"No driver runs here. {reasons}", hint=fixes or "Run: callbox doctor")
         return usable[0]
 

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import stat
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from callbox.errors import (
     CallboxError,
     ConfigurationError,
     GuestError,
+    HostUnsuited,
     SandboxError,
     SandboxExists,
     SandboxInterrupted,
@@ -236,6 +238,22 @@ async def test_auto_prefers_kvm_then_gvisor_then_emulation():
     assert (await Drivers([qemu]).choose("auto"))[0].name == "qemu"
     with pytest.raises(CallboxError, match="No driver runs here"):
         await Drivers([]).choose("auto")
+
+
+async def test_what_both_drivers_lack_is_said_once():
+    drivers = [BareDriver(), BareDriver()]
+    fix = "Run scripts/build_guest; it needs Go."
+    for driver in drivers:
+        probe = replace(await driver.probe(), usable=False, fix=fix)
+
+        async def answer(probe=probe):
+            return probe
+
+        driver.probe = answer
+    drivers[0].name = "qemu"
+    with pytest.raises(HostUnsuited) as error:
+        await Drivers(drivers).choose("auto")
+    assert error.value.hint == fix
 
 
 def test_ids_carry_their_machines_id():
