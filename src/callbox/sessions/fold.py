@@ -179,7 +179,7 @@ class SessionState:
                 self._open().intents[entry.call] = entry
                 self._running().calls += 1
                 if entry.approval is not None:
-                    self.approvals[entry.approval] = replace(self.approvals[entry.approval], used=True)
+                    self._use(entry.approval)
             case Answered() as entry:
                 self._answered(entry.result)
             case Asked() as entry:
@@ -196,6 +196,12 @@ class SessionState:
                 self.notes.update(entry.values)
             case Rewound():
                 raise JournalDamaged("A rewound journal must be folded from its beginning.")
+
+    def _use(self, approval: str) -> None:
+        known = self.approvals.get(approval)
+        if known is None or not known.approved or known.used:
+            raise JournalDamaged("A call begins under a yes that nobody gave, or that was used.")
+        self.approvals[approval] = replace(known, used=True)
 
     def _replied(self, entry: Replied) -> None:
         run = self._running()
