@@ -20,6 +20,7 @@ YES = Decided(approval="apr", approved=True, by="kim")
 NO = Decided(approval="apr", approved=False, by="kim")
 USE = Intended(call="a", version="1", approval="apr")
 AGAIN = Intended(call="b", version="1", approval="apr")
+UNASKED = Intended(call="a", version="1", approval="x")
 ANSWERED = Answered(result=ToolResult("a", "refund", "refunded"))
 
 
@@ -29,8 +30,8 @@ def folded(*entries: Entry) -> object:
 
 @pytest.mark.parametrize(
     "entries",
-    [(USE,), (NO, USE), (YES, USE, AGAIN), (YES, USE, ANSWERED, AGAIN), (YES, Intended(call="a", version="1", approval="x"))],
-)  # fmt: skip
+    [(USE,), (NO, USE), (YES, USE, AGAIN), (YES, USE, ANSWERED, AGAIN), (YES, UNASKED)],
+)
 def test_a_call_begins_under_a_yes_that_somebody_gave_and_once(entries: tuple[Entry, ...]) -> None:
     with pytest.raises(JournalDamaged):
         folded(*entries)
