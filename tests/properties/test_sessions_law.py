@@ -14,6 +14,7 @@ from callbox import Agent, CallContext, tool
 from callbox.agents.conversation import Context
 from callbox.calls.call import CallError, Problem, Repair, ToolCall, ToolResult
 from callbox.dialects import find_dialect
+from callbox.errors import ProviderAuthError
 from callbox.messages import Media, Message, Opaque, Reasoning, Reply, Text, Usage
 from callbox.providers.scripted import Scripted
 from callbox.sessions.coding import decode, encode
@@ -140,6 +141,10 @@ class World:
         return [pay, look, put, refund]
 
 
+LOCKED = "locked"
+"""A turn at which the model's API does not know us, once."""
+
+
 class Dying:
     """Ends the process at the given steps of its life, counted over all its lives."""
 
@@ -153,11 +158,16 @@ class Dying:
             raise Stopped(point)
 
 
-def say(turns: list[Any], messages: Any) -> Any:
+def say(turns: list[Any], messages: Any, unlocked: set[int]) -> Any:
     """The turn after the last that can be seen: numbers are in the texts, since old messages may be left out."""
     said = [message.text for message in messages if message.role != "tool" and message.text.startswith("#")]
     number = int(said[-1].split()[0][1:]) + 1
     turn = turns[number % 100] if number % 100 < len(turns) else "Done."
+    if turn == LOCKED:
+        if number not in unlocked:
+            unlocked.add(number)
+            raise ProviderAuthError("Not with this key.")
+        turn = "Done."
     if isinstance(turn, Reply):
         parts = (Text(f"#{number} "), *turn.message.content)
         return replace(turn, message=Message("assistant", parts))
@@ -167,9 +177,12 @@ def say(turns: list[Any], messages: Any) -> Any:
 async def life(turns: list[Any], steps: set[int], context: Context, prompts: int) -> tuple[World, list[Any], list[str]]:
     world, store, dying = World(), MemoryStore(), Dying(steps)
     outputs: list[str] = []
+    unlocked: set[int] = set()
 
     def session() -> Any:
-        agent = Agent(model=Scripted(lambda seen: say(turns, seen)), tools=world.tools, store=store, context=context)
+        agent = Agent(
+            model=Scripted(lambda seen: say(turns, seen, unlocked)), tools=world.tools, store=store, context=context
+        )
         return agent.session("s", reach=dying, busy_wait_s=0.0)
 
     for prompt in range(prompts):
@@ -182,7 +195,7 @@ async def life(turns: list[Any], steps: set[int], context: Context, prompts: int
                     await made.approve(each.id, by="kim") if each.arguments["n"] % 2 else await made.refuse(
                         each.id, by="kim", note="odd only"
                     )
-            except (Stopped, BaseExceptionGroup):
+            except (Stopped, BaseExceptionGroup, ProviderAuthError):  # the same prompt under the same key goes on
                 run = None
         outputs.append(f"{run.stop} {run.output} {len(run.calls)} {run.turns}")
     messages = await session().messages()
@@ -203,6 +216,7 @@ TURN = (
         [
             Reply(Message("assistant", (Reasoning("hm", {"signature": "s"}),)), "paused"),
             Reply(Message("assistant", ()), "paused"),
+            LOCKED,
         ]
     )
 )
