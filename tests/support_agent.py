@@ -20,7 +20,7 @@ from callbox.errors import SandboxError, SandboxLost
 from callbox.sandboxes.agent.binary import agent_binary
 from callbox.sandboxes.driver import MachineSpec, Probe, RootImage, Usage
 from callbox.sandboxes.home import Home
-from callbox.sandboxes.host.launch import Launch, start
+from callbox.sandboxes.host.launch import Launch, collect, start
 from callbox.sandboxes.host.processes import ProcessIdentity, find_marked, tree_of
 from callbox.sandboxes.supervisor.process import run_process
 from callbox.sandboxes.supervisor.server import Supervisor
@@ -65,6 +65,7 @@ class AgentMachine:
     async def kill(self) -> None:
         self._signal(signal.SIGKILL, must_live=False)
         await self.identity.ended()
+        await collect(self.spec.machine_id)
 
     async def wait_dead(self) -> str:
         await self.identity.ended()
@@ -137,6 +138,7 @@ class AgentDriver:
             if identity is not None and identity.signal(signal.SIGKILL):
                 await identity.ended()
                 found += 1
+        await collect(machine_id)
         return found
 
 

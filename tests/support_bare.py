@@ -21,7 +21,7 @@ from pathlib import Path
 from callbox.errors import SandboxError, SandboxLost
 from callbox.sandboxes.driver import SAVED_MARK, MachineSpec, Probe, RootImage, Usage
 from callbox.sandboxes.home import Home
-from callbox.sandboxes.host.launch import Launch, start
+from callbox.sandboxes.host.launch import Launch, collect, start
 from callbox.sandboxes.host.processes import ProcessIdentity, find_marked
 from callbox.sandboxes.supervisor.points import FaultPoints
 from callbox.sandboxes.supervisor.process import run_process
@@ -56,6 +56,7 @@ class BareMachine:
         (into / SAVED_MARK).touch()
         writer.write(b"!")
         await self.identity.ended()
+        await collect(self.spec.machine_id)
         writer.close()
 
     async def capture(self, into: Path) -> float:
@@ -66,6 +67,7 @@ class BareMachine:
     async def kill(self) -> None:
         self.identity.signal(signal.SIGKILL)
         await self.identity.ended()
+        await collect(self.spec.machine_id)
 
     async def wait_dead(self) -> str:
         await self.identity.ended()
@@ -151,6 +153,7 @@ class BareDriver:
             if identity is not None and identity.signal(signal.SIGKILL):
                 await identity.ended()
                 found += 1
+        await collect(machine_id)
         return found
 
     def _start(self, spec: MachineSpec, *memory: str) -> BareMachine:
