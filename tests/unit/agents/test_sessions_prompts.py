@@ -18,7 +18,7 @@ from callbox.sessions.browsing import fork
 from callbox.sessions.portable import import_session, read_document
 from callbox.stores.memory import MemoryStore
 from callbox.stores.store import ID_BYTES_MAX
-from support_sessions import call, die, dying, script
+from support_sessions import call, die, dying, script, tools
 
 
 @pytest.fixture
@@ -89,25 +89,18 @@ def locked(calls=()):
 
 async def test_a_failed_run_goes_on_under_its_key_and_does_nothing_twice(store):
     paid = []
-
-    @tool
-    async def pay(n: int) -> str:
-        """Pay."""
-        paid.append(n)
-        return "paid"
-
-    model, wrong = locked([call("pay", n=5)])
-    session = Agent(model=model, tools=[pay], store=store).session("s")
+    model, wrong = locked([call("pay", amount=5)])
+    session = Agent(model=model, tools=tools(paid), store=store).session("s")
     for _ in range(2):
         with pytest.raises(errors.ProviderAuthError) as failed:
             await session.run("Pay 5", key="m-1")
     assert (await session.resume()).stop == "failed"
     wrong.clear()
     run = await session.run("Pay 5", key="m-1")
-    assert (run.id, run.stop, run.output, paid) == (failed.value.run.id, "done", "Fine.", [5])
+    assert (run.id, run.stop, run.output, paid) == (failed.value.run.id, "done", "Fine.", [("pay", 5)])
     assert [message.role for message in run.messages] == ["user", "assistant", "tool", "assistant"]
     again = await session.run("Pay 5", key="m-1")
-    assert (again.id, again.output, paid) == (run.id, "Fine.", [5])
+    assert (again.id, again.output, paid) == (run.id, "Fine.", [("pay", 5)])
     await session.run("Hello")
     assert (await session.run("Pay 5", key="m-1")).output == "Fine."
 
@@ -126,21 +119,14 @@ async def test_prompts_of_a_time_without_a_valid_key_are_all_answered_later(stor
 
 async def test_a_failed_run_that_did_something_is_not_begun_anew_once_others_were(store):
     paid = []
-
-    @tool
-    async def pay(n: int) -> str:
-        """Pay."""
-        paid.append(n)
-        return "paid"
-
-    model, wrong = locked([call("pay", n=5)])
-    session = Agent(model=model, tools=[pay], store=store).session("s")
+    model, wrong = locked([call("pay", amount=5)])
+    session = Agent(model=model, tools=tools(paid), store=store).session("s")
     with pytest.raises(errors.ProviderAuthError):
         await session.run("Pay 5", key="m-1")
     wrong.clear()
     await session.run("And again 5")
     assert (await session.run("Pay 5", key="m-1")).stop == "failed"
-    assert paid == [5, 5]
+    assert paid == [("pay", 5)] * 2
 
 
 @pytest.mark.parametrize("copied", ["forked", "imported"])
