@@ -254,7 +254,7 @@ class Session:
     async def _recovered(self, writer: Writer, loop: Loop, gate: Gate, turn: OpenTurn) -> list[Prepared]:
         """The calls of an earlier process that can be run now; those that cannot get their results."""
         ready = gate.prepare(turn.missing())
-        inherited = turn.seq <= writer.begins
+        inherited = turn.seq <= writer.state.begins
         lost = {
             call.id: ToolResult.failed(call, error)
             for call, tool in ready

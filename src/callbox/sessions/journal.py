@@ -25,7 +25,17 @@ from callbox.sessions.entries import Entry, Rewound, unique_key
 from callbox.sessions.fold import Placed, SessionState, fold
 from callbox.sessions.points import checked, nothing
 from callbox.sessions.sealing import Sealer, new_secret
-from callbox.stores.store import Event, Lease, NewEvent, Parent, SessionKey, Status, Store, this_process
+from callbox.stores.store import (
+    EVENTS_READ_MAX,
+    Event,
+    Lease,
+    NewEvent,
+    Parent,
+    SessionKey,
+    Status,
+    Store,
+    this_process,
+)
 
 _LOG = logging.getLogger("callbox.sessions")
 
@@ -103,8 +113,13 @@ class Journal:
 
     async def state(self) -> SessionState:
         """What it comes to now."""
+        return (await self._state())[0]
+
+    async def _state(self) -> tuple[SessionState, Link]:
+        """What it comes to now, and its own part."""
         links = await self._chain(0)
-        return fold(await self._read(links, 0), self.key.session, begins=links[-1].after)
+        own = links[-1]
+        return fold(await self._read(links, 0), self.key.session, begins=own.after), own
 
     async def follow(self, after: int = 0) -> AsyncGenerator[Placed]:
         """Entries above `after`, then each as it is written, by whatever process."""
@@ -139,9 +154,8 @@ class Journal:
         writer: Writer | None = None
         try:
             self._reach("lease.taken")
-            links = await self._chain(0)
-            state = fold(await self._read(links, 0), self.key.session, begins=links[-1].after)
-            writer = Writer(self, lease, links[-1], state, self._reach)
+            state, own = await self._state()
+            writer = Writer(self, lease, own.sealer, state, self._reach)
             yield writer
         finally:
             await _to_its_end(lambda: self._give_back(lease, writer))
@@ -151,33 +165,18 @@ class Journal:
             if writer is not None:
                 await writer.aclose()
         finally:
-            with contextlib.suppress(StoreUnavailable, SessionFenced):
-                await self.store.release(lease)
+            await _release(self.store, lease)
 
     async def _acquired(self, owner: str, wait_s: float, ttl_s: float) -> Lease:
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             try:
-                return await self._acquire(owner, ttl_s)
+                return await acquire(self.store, self.key, owner, ttl_s=ttl_s)
             except SessionBusy:
                 left_s = deadline - asyncio.get_running_loop().time()
                 if left_s <= 0:
                     raise
                 await asyncio.sleep(min(BUSY_POLL_S, left_s))
-
-    async def _acquire(self, owner: str, ttl_s: float) -> Lease:
-        """Take the lease. If we are cancelled meanwhile, it is given back: we live, so nobody else could take it."""
-        task = asyncio.ensure_future(self.store.acquire(self.key, owner, ttl_s=ttl_s))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await _to_its_end(lambda: self._undo(task))
-            raise
-
-    async def _undo(self, acquiring: asyncio.Future[Lease]) -> None:
-        [lease] = await asyncio.gather(acquiring, return_exceptions=True)
-        if isinstance(lease, Lease):
-            await self._give_back(lease, None)
 
     async def _chain(self, after: int) -> list[Link]:
         """The parts of the journal, the oldest ancestor's first, with what they have above `after`.
@@ -187,7 +186,8 @@ class Journal:
         links: list[Link] = []
         key, until = self.key, None
         while True:
-            loaded = await self.store.load(key, after=after)
+            # Of an ancestor, no more than is shared.
+            loaded = await self.store.load(key, after=after, limit=EVENTS_READ_MAX if until is None else until - after)
             if loaded is None:
                 raise SessionNotFound(f"There is no session {key.session!r}.")
             info = loaded.info
@@ -214,6 +214,27 @@ class Journal:
         return events if link.until is None else [event for event in events if event.seq <= until]
 
 
+async def acquire(store: Store, key: SessionKey, owner: str, *, ttl_s: float) -> Lease:
+    """`Store.acquire`. If we are cancelled meanwhile, it is given back: we live, so nobody else could take it."""
+    task = asyncio.ensure_future(store.acquire(key, owner, ttl_s=ttl_s))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await _to_its_end(lambda: _undo(store, task))
+        raise
+
+
+async def _undo(store: Store, acquiring: asyncio.Future[Lease]) -> None:
+    [lease] = await asyncio.gather(acquiring, return_exceptions=True)
+    if isinstance(lease, Lease):
+        await _release(store, lease)
+
+
+async def _release(store: Store, lease: Lease) -> None:
+    with contextlib.suppress(StoreUnavailable, SessionFenced):
+        await store.release(lease)
+
+
 _Waiting: TypeAlias = tuple[Sequence[Entry], "asyncio.Future[None]"]
 
 
@@ -222,18 +243,16 @@ class Writer:
 
     Attributes:
         state: What the journal comes to, with all that was written.
-        begins: Entries up to this number are shared with the session that this one was forked from; 0: none.
     """
 
     def __init__(
-        self, journal: Journal, lease: Lease, own: Link, state: SessionState, reach: Callable[[str], None]
+        self, journal: Journal, lease: Lease, sealer: Sealer, state: SessionState, reach: Callable[[str], None]
     ) -> None:
         self.journal = journal
         self.state = state
         self.reach = reach
-        self.begins = own.after
         self._lease = lease
-        self._sealer = own.sealer
+        self._sealer = sealer
         self._held: list[Entry] = []
         self._waiting: list[_Waiting] = []
         self._appending: asyncio.Task[None] | None = None
@@ -344,7 +363,7 @@ class Writer:
         if any(isinstance(entry, Rewound) for entry in entries):
             known = await self.journal.read()
             placed = [Placed(seq, 0.0, entry) for seq, entry in enumerate(entries, after + 1)]
-            self.state = fold([*known, *placed], self.journal.key.session, begins=self.begins)
+            self.state = fold([*known, *placed], self.journal.key.session, begins=self.state.begins)
         else:
             now = time.time()
             for seq, entry in enumerate(entries, after + 1):

@@ -7,7 +7,6 @@ one JSON object, or JSON Lines (the head, then an entry a line, then the end).
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import json
@@ -22,10 +21,10 @@ from callbox.ids import new_id
 from callbox.sessions.coding import decode, encode
 from callbox.sessions.entries import Answered, Asked, Began, Decided, Entry, Noted, Replied, unique_key
 from callbox.sessions.fold import Placed, SessionState, fold
-from callbox.sessions.journal import LEASE_TTL_S, Journal
+from callbox.sessions.journal import LEASE_TTL_S, Journal, acquire
 from callbox.sessions.sealing import Sealer, new_secret, sealed_bytes
 from callbox.stores.rules import check_key
-from callbox.stores.store import EVENT_BYTES_MAX, Lease, NewEvent, SessionKey, Store, this_process
+from callbox.stores.store import EVENT_BYTES_MAX, NewEvent, SessionKey, Store, this_process
 from callbox.values import JsonObject
 
 KIND = "callbox.session"
@@ -286,7 +285,7 @@ async def import_session(
         info = await store.info(key)
         if info is None or info.last_seq or info.parent is not None:
             raise _taken_id(key)
-    lease = await _acquired(store, key)
+    lease = await acquire(store, key, this_process(new_id("w")), ttl_s=LEASE_TTL_S)
     try:
         loaded = await store.load(key, limit=0)
         if loaded is None:
@@ -307,18 +306,6 @@ async def import_session(
     finally:
         await store.release(lease)
     return key
-
-
-async def _acquired(store: Store, key: SessionKey) -> Lease:
-    """Take the lease. If we are cancelled meanwhile, it is given back: we live, so nobody else could take it."""
-    task = asyncio.ensure_future(store.acquire(key, this_process(new_id("w")), ttl_s=LEASE_TTL_S))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        if not task.cancelled() and task.exception() is None:
-            await store.release(task.result())
-        raise
 
 
 def _taken_id(key: SessionKey) -> SessionError:
