@@ -48,7 +48,7 @@ class Writer:
     async def append(self) -> None:
         assert self.lease is not None
         seq = self.acknowledged + 1
-        event = NewEvent("intent", NEEDLE + b"%d" % seq, key=f"key {seq}" if seq % 2 else None)
+        event = NewEvent("intent", NEEDLE + b"%d" % seq, key=f"key {seq}" if seq % 4 < 2 else None)
         while True:
             self.tries["appends asked"] += 1
             try:
@@ -155,7 +155,7 @@ async def test_a_connection_that_is_cut_loses_and_doubles_nothing(database, faul
                 proxy.arm(fault, NEEDLE)
                 assert writer.lease is not None
                 seq = writer.acknowledged + 1
-                event = [NewEvent("intent", NEEDLE + b"%d" % seq, key=f"once {seq}")]
+                event = [NewEvent("intent", NEEDLE + b"%d" % seq, key=f"once {seq}" if seq % 2 else None)]
                 with pytest.raises(StoreUnavailable):
                     await store.append(writer.lease, seq - 1, event, status="running")
                 async with asyncio.timeout(10):
