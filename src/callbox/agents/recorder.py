@@ -16,13 +16,12 @@ from callbox.sessions.coding import encode
 from callbox.sessions.entries import Answered, Asked, Intended
 from callbox.sessions.fold import OpenTurn
 from callbox.sessions.journal import Writer
+from callbox.sessions.sealing import SEAL_BYTES_MAX
 from callbox.stores.store import EVENT_BYTES_MAX
 from callbox.tools.tool import Tool
 
 _CHARS_TOO_FEW = EVENT_BYTES_MAX // 16
 """Characters that fit however they are written."""
-
-_SEAL_BYTES = 64
 
 
 class SessionRecorder:
@@ -124,7 +123,7 @@ class SessionRecorder:
 
 def _kept(call: ToolCall, result: ToolResult) -> ToolResult:
     """The result, or that it is too large: not written down it would block the session, or its tool would run again."""
-    if len(result.content) < _CHARS_TOO_FEW or len(encode(Answered(result=result))) <= EVENT_BYTES_MAX - _SEAL_BYTES:
+    if len(result.content) < _CHARS_TOO_FEW or len(encode(Answered(result=result))) <= EVENT_BYTES_MAX - SEAL_BYTES_MAX:
         return result
     error = feedback.tool_failed(
         f"The tool ran, but its result is larger than the {EVENT_BYTES_MAX} bytes that are kept."

@@ -22,7 +22,7 @@ from callbox.sessions.coding import decode, encode
 from callbox.sessions.entries import Answered, Asked, Began, Decided, Entry, Noted, Replied, unique_key
 from callbox.sessions.fold import Placed, SessionState, fold
 from callbox.sessions.journal import LEASE_TTL_S, Journal, acquire
-from callbox.sessions.sealing import Sealer, new_secret, sealed_bytes
+from callbox.sessions.sealing import SEAL_BYTES_MAX, Sealer, new_secret, sealed_bytes
 from callbox.stores.rules import check_key
 from callbox.stores.store import EVENT_BYTES_MAX, NewEvent, SessionKey, Store, this_process
 from callbox.values import JsonObject
@@ -277,7 +277,7 @@ async def import_session(
     bodies = [encode(entry) for entry in entries]
     for number, body in enumerate(bodies, 1):
         # What a store took there it takes here: it is the deflated body that counts.
-        if len(body) + 64 > EVENT_BYTES_MAX and sealed_bytes(body) > EVENT_BYTES_MAX:
+        if len(body) + SEAL_BYTES_MAX > EVENT_BYTES_MAX and sealed_bytes(body) > EVENT_BYTES_MAX:
             raise JournalDamaged(f"Entry {number} of the document is too large to be kept.")
     status = _folded([Placed(seq, 0.0, entry) for seq, entry in enumerate(entries, 1)], key.session).status
     ends = document.expires_at if expires_at is None else expires_at

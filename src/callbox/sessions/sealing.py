@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SECRET_BYTES = 32
 _NONCE_BYTES, _TAG_BYTES = 12, 16
 _PLAIN, _DEFLATED = b"-", b"d"
+SEAL_BYTES_MAX = 64
+"""What sealing adds to a body at most, and a little more."""
+
 _DEFLATE_LEAST_BYTES = 128
 _SHORT_BYTES = 4_096
 # Window and memory by the length of the body: zlib clears both first, which for a short one takes longer than the work.

@@ -11,6 +11,7 @@ from callbox.clock import Clock, SystemClock
 from callbox.errors import StoreUnavailable
 from callbox.stores import rules
 from callbox.stores.store import (
+    BEFORE_ALL,
     EVENTS_READ_MAX,
     SESSIONS_LISTED_MAX,
     Event,
@@ -227,7 +228,7 @@ class MemoryStore:
             for key, session in self._sessions.items()
             if session.expires_at is not None and session.expires_at <= now
         )
-        start = 0 if after is None else bisect_right(over, after)
+        start = bisect_right(over, after or BEFORE_ALL)
         return over[start : start + max(0, min(limit, SESSIONS_LISTED_MAX))]
 
     async def aclose(self) -> None:

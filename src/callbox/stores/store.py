@@ -7,6 +7,7 @@ store.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import AsyncGenerator, Sequence
@@ -106,6 +107,10 @@ class Expired:
 
     expires_at: float
     key: SessionKey
+
+
+BEFORE_ALL = Expired(-math.inf, SessionKey("", ""))
+"""Sorts before every session whose time is over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,9 +91,10 @@ class Launched:
     Its status is taken by `ended`, or by `collect` for whoever started it and was not there any more when it ended.
     """
 
-    def __init__(self, child: subprocess.Popen[bytes], identity: ProcessIdentity, machine_id: str) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], machine_id: str) -> None:
         self._child = child
-        self.identity = identity
+        # Not reaped yet, so its pid cannot have been reused: a zombie, too, has its start time.
+        self.identity = ProcessIdentity.of(child.pid) or ProcessIdentity(child.pid, -1)
         self.machine_id = machine_id
         _uncollected.add(self)
 
@@ -155,8 +156,7 @@ def start(launch: Launch) -> Launched:
             )
         except OSError as error:
             raise SandboxError(f"{launch.argv[0]} cannot be started: {error.strerror}.") from error
-    # Not reaped yet, so its pid cannot have been reused: a zombie, too, has its start time.
-    return Launched(child, ProcessIdentity.of(child.pid) or ProcessIdentity(child.pid, -1), launch.machine_id)
+    return Launched(child, launch.machine_id)
 
 
 async def run(launch: Launch, *, timeout_s: float) -> int:

@@ -17,7 +17,7 @@ from callbox.errors import HostUnsuited, SandboxError
 from callbox.sandboxes.driver import MachineSpec
 from callbox.sandboxes.host.cgroups import Cgroup, CgroupLimits
 from callbox.sandboxes.host.launch import Launch, Launched
-from callbox.sandboxes.host.processes import MARKER, ProcessIdentity
+from callbox.sandboxes.host.processes import MARKER
 from callbox.sandboxes.images.kernel import GuestKernel
 from callbox.sandboxes.qemu.command import Command, Descriptors
 from callbox.sandboxes.qemu.qmp import listen_unix
@@ -146,8 +146,7 @@ def start(what: Start) -> Launched:
             )
         except OSError as error:
             raise SandboxError(f"QEMU cannot be started: {error.strerror}.") from error
-        identity = ProcessIdentity.of(child.pid) or ProcessIdentity(child.pid, -1)
-        return Launched(child, identity, spec.machine_id)
+        return Launched(child, spec.machine_id)
 
 
 def _with_kvm(what: Start, run: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from callbox.stores.postgres.following import RECONNECT_S_MAX, Following
 from callbox.stores.postgres.migrations import migrate, released
 from callbox.stores.postgres.writer import Writer
 from callbox.stores.store import (
+    BEFORE_ALL,
     EVENTS_READ_MAX,
     SESSIONS_LISTED_MAX,
     Event,
@@ -28,16 +28,15 @@ from callbox.stores.store import (
     is_dead,
 )
 
-_INFO = """
-SELECT session, created_at, updated_at, last_seq, status, parent, parent_seq, expires_at,
-       CASE WHEN lease_until > moment() AND lease_until <= moment() + lease_ttl_s THEN owner END AS owner
-FROM sessions WHERE tenant = $1 AND
+_COLUMNS = """
+session, created_at, updated_at, last_seq, status, parent, parent_seq, expires_at,
+CASE WHEN lease_until > moment() AND lease_until <= moment() + lease_ttl_s THEN owner END AS owner
 """
-_LOAD = """
-SELECT session, created_at, updated_at, last_seq, status, parent, parent_seq, expires_at, watch::text, secret,
-       CASE WHEN lease_until > moment() AND lease_until <= moment() + lease_ttl_s THEN owner END AS owner
+_INFO = f"SELECT {_COLUMNS} FROM sessions WHERE tenant = $1 AND"  # noqa: S608  (constants)
+_LOAD = f"""
+SELECT {_COLUMNS}, watch::text, secret
 FROM sessions JOIN secrets USING (tenant, session) WHERE tenant = $1 AND session = $2
-"""
+"""  # noqa: S608  (constants)
 _READ = """
 SELECT e.seq, e.kind, e.body, e.key, e.at FROM sessions s CROSS JOIN LATERAL (
     SELECT * FROM events x WHERE x.tenant = $1 AND x.id = s.id AND x.seq > $3 ORDER BY x.seq LIMIT $4
@@ -234,10 +233,10 @@ class PostgresStore:
     ) -> list[Expired]:
         """See `Store.expired`."""
         limit = max(0, min(limit, SESSIONS_LISTED_MAX))
-        at, key = (-math.inf, SessionKey("", "")) if after is None else (after.expires_at, after.key)
+        last = after or BEFORE_ALL
         query = "SELECT expires_at, tenant, session FROM expired($1, $2, $3, $4, $5)"
         async with (await self._ready()).use("look for expired sessions") as connection:
-            rows = await connection.fetch(query, now, limit, at, key.tenant, key.session)
+            rows = await connection.fetch(query, now, limit, last.expires_at, last.key.tenant, last.key.session)
         return [Expired(row[0], SessionKey(row[1], row[2])) for row in rows]
 
     async def aclose(self) -> None:

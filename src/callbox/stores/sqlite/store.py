@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -20,6 +19,7 @@ from callbox.stores.sqlite.connection import connect, translated
 from callbox.stores.sqlite.following import Followers
 from callbox.stores.sqlite.writer import Writer
 from callbox.stores.store import (
+    BEFORE_ALL,
     EVENTS_READ_MAX,
     SESSIONS_LISTED_MAX,
     Event,
@@ -176,12 +176,12 @@ class SqliteStore:
         self, now: float, *, after: Expired | None = None, limit: int = SESSIONS_LISTED_MAX
     ) -> list[Expired]:
         """See `Store.expired`."""
-        at, key = (-math.inf, SessionKey("", "")) if after is None else (after.expires_at, after.key)
+        last = after or BEFORE_ALL
         query = (
             f"{rows.EXPIRED} WHERE expires_at <= ? AND (expires_at, tenant, session) > (?, ?, ?)"
             " ORDER BY expires_at, tenant, session LIMIT ?"
         )
-        values = (now, at, key.tenant, key.session, max(0, min(limit, SESSIONS_LISTED_MAX)))
+        values = (now, last.expires_at, last.key.tenant, last.key.session, max(0, min(limit, SESSIONS_LISTED_MAX)))
         return [rows.expired(row) for row in await self._all(query, values)]
 
     async def aclose(self) -> None:
